@@ -1,0 +1,88 @@
+# Words for people; every target hands over to `advprune`. `make` alone lists them.
+# All targets are phony: folders named pipeline, export, deploy and tests exist.
+.PHONY: help setup pipeline plan verify bench gate report test test-slow lint format lock doctor clean
+
+METHOD    ?= harp
+SPARSITY  ?= 0.99
+DATA      ?= digits
+MODEL     ?=
+PRESET    ?=
+OBJECTIVE ?=
+SEED      ?= 0
+DEVICE    ?= auto
+EPS       ?=
+RUN       ?= runs/latest
+BASELINE  ?= baselines/digits.json
+PYTHON    ?= python3.11
+ARGS      ?=
+
+BIN     := .venv/bin
+READY   := .venv/.ready
+RECIPE   = --method $(METHOD) --sparsity $(SPARSITY) --data $(DATA) --seed $(SEED) \
+           --device $(DEVICE) $(if $(MODEL),--model $(MODEL)) $(if $(PRESET),--preset $(PRESET)) \
+           $(if $(OBJECTIVE),--objective $(OBJECTIVE)) $(if $(EPS),--eps $(EPS)) $(ARGS)
+COMPILE  = $(BIN)/uv pip compile pyproject.toml --overrides requirements/overrides.txt \
+           --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 -q
+
+help:
+	@echo "make pipeline    train, prune, quantise, export, attack and judge a model"
+	@echo "                 METHOD=$(METHOD) SPARSITY=$(SPARSITY) DATA=$(DATA) MODEL= PRESET= OBJECTIVE= SEED=$(SEED) DEVICE=$(DEVICE) EPS= ARGS="
+	@echo "make plan        show the stages and what is cached, for the same variables"
+	@echo "make report      print the report of RUN=$(RUN)"
+	@echo "make verify      attack the engines of RUN anew;  make bench  time them"
+	@echo "make gate        hold RUN against BASELINE=$(BASELINE)"
+	@echo "make test        the fast tests;  make test-slow  the slow ones"
+	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
+	@echo "make doctor      what this machine has and lacks"
+	@echo "make lock        resolve requirements/*.txt anew;  make clean  remove .venv and caches"
+
+setup: $(READY)
+
+# uv comes with pip where the machine has none; versions are exact and hashed.
+$(READY): requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --require-hashes --no-deps -r requirements/uv.txt
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements/dev.txt requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+pipeline: setup
+	@$(BIN)/advprune run $(RECIPE)
+
+plan: setup
+	@$(BIN)/advprune plan $(RECIPE)
+
+verify bench report: setup
+	@$(BIN)/advprune $@ $(RUN) $(ARGS)
+
+gate: setup
+	@$(BIN)/advprune gate $(RUN) --baseline $(BASELINE) $(ARGS)
+
+doctor: setup
+	@$(BIN)/advprune doctor $(ARGS)
+
+# One thread per worker: two cores are shared by two workers, not fought over.
+test: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup $(ARGS)
+
+test-slow: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m slow $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: setup
+	@$(COMPILE) -o requirements/run.txt
+	@$(COMPILE) --group dev --group build -c requirements/run.txt -o requirements/dev.txt
+	@echo uv | $(BIN)/uv pip compile - --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 -q -o requirements/uv.txt
+
+clean:
+	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,90 @@
+"""A folder of the user's own images, one folder per class (torchvision's ImageFolder layout).
+
+Either PATH/train/<class>/... and PATH/test/<class>/..., or PATH/<class>/..., of which 20 % become
+the test set. Classes are numbered in the order of their names. Other files are left alone.
+"""
+
+from pathlib import Path
+
+import torch
+
+from advprune.data import files
+from advprune.data.decode import decode, probe
+from advprune.data.source import Source
+from advprune.errors import BadData, NotFound, Refused
+
+NAMES = {
+    "folder:PATH": "your own images: PATH/train/<class>/* and PATH/test/<class>/*, or one split"
+}
+
+PREFIX = "folder:"
+
+
+def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
+    """List the folder; images are decoded when they are fetched.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadData: the layout is not as above, a class is empty, or the first image is unfit.
+    """
+    root = _root(spec)
+    halves = [root / name for name in ("train", "test") if (root / name).is_dir()]
+    if len(halves) == 1:
+        missing = "test" if halves[0].name == "train" else "train"
+        raise BadData(f"{root}: has {halves[0].name}/ but no {missing}/; add it")
+    train = _classes(halves[0] if halves else root)
+    test = _classes(halves[1]) if halves else {}
+    if halves and train.keys() != test.keys():
+        name = min(train.keys() ^ test.keys())
+        here, there = halves if name in train else halves[::-1]
+        raise BadData(
+            f"{here}: has class {name!r}, which {there} lacks; give both the same classes"
+        )
+
+    paths: list[Path] = []
+    labels: list[int] = []
+    for part in (train, test):
+        for label, found in enumerate(part.values()):
+            paths += found
+            labels += [label] * len(found)
+    form = probe(paths[0], image_size)
+    return Source(
+        name=f"{PREFIX}{root.resolve().name}",
+        classes=tuple(train),
+        labels=torch.tensor(labels),
+        train_count=sum(map(len, train.values())) if halves else None,
+        # Small or grey images are digits or symbols as often as not, which a flip would change.
+        augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
+        fetch=lambda positions: decode([paths[i] for i in positions.tolist()], form, image_size),
+    )
+
+
+def fingerprint(spec: str, data_dir: Path) -> str:
+    root = _root(spec)
+    return files.identity(root, files.images_below(root))
+
+
+def _root(spec: str) -> Path:
+    text = spec.removeprefix(PREFIX)
+    if not text:
+        raise Refused(f"{spec}: names no folder; write {PREFIX}PATH")
+    root = Path(text).expanduser()
+    if not root.exists():
+        raise NotFound(f"{spec}: there is no folder {root.absolute()}; check the path")
+    if not root.is_dir():
+        raise BadData(f"{spec}: {root} is a file; give the folder that holds the class folders")
+    return root
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class, in the order of the class names."""
+    folders = files.folders_in(folder)
+    if len(folders) < 2:
+        found = f"only the class folder {folders[0].name!r}" if folders else "no class folders"
+        raise BadData(f"{folder}: has {found}; give one folder per class, at least two")
+    classes = {path.name: files.images_below(path) for path in folders}
+    for path in folders:
+        if not classes[path.name]:
+            known = " ".join(sorted(files.SUFFIXES))
+            raise BadData(f"{path}: the class has no images ({known}); add some or remove it")
+    return classes

@@ -1,0 +1,137 @@
+"""Images in memory: four disjoint splits with their labels and identities."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from advprune.errors import BadData
+
+SPLITS = ("train", "val", "calib", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a data set.
+
+    Any first n images are a fair sample: classes are spread evenly over the order.
+
+    images:  uint8 (N, C, H, W)
+    labels:  int64 (N,)
+    indices: int64 (N,), the identity of each image in its source; unique over all four splits.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device), self.indices.to(device))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set, ready to use.
+
+    augment: "none", "crop" or "crop-flip", see `augmentation.py`.
+    digest:  see `digest()`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    calib: Split
+    test: Split
+    augment: str
+    digest: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {name: getattr(self, name) for name in SPLITS}
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel of the training images, in [0, 1].
+
+        Raises:
+            BadData: a channel is constant, so it cannot be normalised.
+        """
+        values = torch.arange(256, dtype=torch.float64) / 255
+        means, deviations = [], []
+        for channel, pixels in enumerate(self.train.images.unbind(1)):
+            # A histogram of bytes gives both exactly, without a float copy of all images.
+            counts = torch.bincount(pixels.flatten(), minlength=256).cpu()
+            share = counts.to(torch.float64) / pixels.numel()
+            mean = (share * values).sum()
+            variance = (share * (values - mean) ** 2).sum()
+            if counts.count_nonzero() == 1:
+                raise BadData(
+                    f"{self.name}: channel {channel} has the value {mean.item() * 255:.0f} "
+                    "in every training image; remove the channel"
+                )
+            means.append(mean.item())
+            deviations.append(variance.sqrt().item())
+        return tuple(means), tuple(deviations)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+def digest(classes: tuple[str, ...], augment: str, splits: dict[str, Split]) -> str:
+    """SHA-256 over everything that a result can depend on.
+
+    The name is left out: a folder that was moved or renamed is still the same data.
+    """
+    parts = {
+        f"{name}.{field}": tensor
+        for name, split in splits.items()
+        for field, tensor in vars(split).items()
+    }
+    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in parts.items()}
+    header = {"classes": classes, "augment": augment, "tensors": shapes}
+    hasher = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(parts):
+        hasher.update(parts[name].cpu().contiguous().numpy())
+    return hasher.hexdigest()
+
+
+def check_labels(labels: Tensor, classes: int, where: str) -> None:
+    """Refuse labels outside [0, classes).
+
+    Raises:
+        BadData: naming the first such label and its position.
+    """
+    wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise BadData(
+            f"{where}: label {int(labels[first])} of image {first} lies outside "
+            f"[0, {classes - 1}]; number the {classes} classes from 0"
+        )
+
+
+def check_classes(labels: Tensor, classes: tuple[str, ...], where: str, remedy: str) -> None:
+    """Refuse a split that lacks a class: accuracy on it would mean nothing.
+
+    Raises:
+        BadData: naming the first class that is missing.
+    """
+    missing = (torch.bincount(labels, minlength=len(classes)) == 0).nonzero().flatten()
+    if len(missing):
+        raise BadData(f"{where} has no image of class {classes[int(missing[0])]!r}; {remedy}")

@@ -1,0 +1,89 @@
+"""Data sets by name: list them, load one into memory, tell whether its files changed."""
+
+import difflib
+import hashlib
+from pathlib import Path
+
+import torch
+
+from advprune.data import digits, folder, torchvision_sets
+from advprune.data.imageset import ImageSet, Split, check_labels, digest
+from advprune.data.source import Kind
+from advprune.data.splits import split
+from advprune.errors import Refused
+
+_KINDS: tuple[Kind, ...] = (digits, folder, torchvision_sets)
+
+
+def names() -> list[tuple[str, str]]:
+    """Every data set, and one line on it."""
+    return [entry for kind in _KINDS for entry in kind.NAMES.items()]
+
+
+def load(
+    spec: str,
+    *,
+    data_dir: Path,
+    split_seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    image_size: int | None = None,
+) -> ImageSet:
+    """Load a data set and split it, see `splits.split`; the same call gives the same digest.
+
+    Args:
+        spec: one of `names()`, or `folder:PATH`.
+        data_dir: where torchvision keeps its files.
+        split_seed: decides the splits and the subsets, apart from the seed of training.
+        limit_train: at most so many images for train, validation and calibration together.
+        limit_test: at most so many test images.
+        image_size: resize images to this many pixels square; for folders and imagenet.
+
+    Raises:
+        Refused: an unknown name, a number out of range, more images than fit into memory.
+        NotFound: the images are not there.
+        BadData: an image, a label or the layout is unfit.
+    """
+    if image_size is not None and image_size < 1:
+        raise Refused(f"--image-size: must be at least 1, got {image_size}")
+    source = _kind(spec).open_source(spec, data_dir, image_size)
+    check_labels(source.labels, len(source.classes), source.name)
+    parts = split(source, split_seed, limit_train, limit_test)
+
+    # One tensor for all splits, which are views of it: large sets are held only once.
+    order = torch.cat(list(parts.values()))
+    sizes = [len(positions) for positions in parts.values()]
+    images = source.fetch(order).split(sizes)
+    splits = {
+        name: Split(pixels, source.labels[positions], positions)
+        for (name, positions), pixels in zip(parts.items(), images, strict=True)
+    }
+    identity = digest(source.classes, source.augment, splits)
+    return ImageSet(source.name, source.classes, **splits, augment=source.augment, digest=identity)
+
+
+def fingerprint(spec: str, data_dir: Path, image_size: int | None) -> str:
+    """A quick SHA-256 identity of a data set's files: it changes when one of them does.
+
+    Files are not decoded and, beside the shipped digits, not even read.
+
+    Raises:
+        Refused: an unknown name.
+        NotFound: the images are not there, and would not be downloaded.
+    """
+    stored = _kind(spec).fingerprint(spec, data_dir)
+    if image_size is None:
+        return stored
+    return hashlib.sha256(f"{stored} {image_size}".encode()).hexdigest()
+
+
+def _kind(spec: str) -> Kind:
+    if spec.startswith(folder.PREFIX):
+        return folder
+    for kind in _KINDS:
+        if spec in kind.NAMES:
+            return kind
+    known = [name for name, _ in names()]
+    near = difflib.get_close_matches(spec, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise Refused(f"data set {spec!r} is not known; {hint}List them with: advprune data")

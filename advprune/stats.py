@@ -1,0 +1,70 @@
+"""What a network costs and what was taken out of it, counted rather than trusted."""
+
+import torch
+from torch import Tensor, nn
+
+from advprune.errors import Incompatible
+from advprune.models import prunable
+
+
+def parameter_count(net: nn.Module) -> int:
+    """How many learnable numbers the network holds, zeros included."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def layer_counts(net: nn.Module) -> dict[str, tuple[int, int]]:
+    """Weight name -> (non-zero, total), over effective weights: what `forward` multiplies by."""
+    counts = {}
+    for name, module in prunable(net).items():
+        weight = module.weight.detach()
+        counts[name] = (int(torch.count_nonzero(weight)), weight.numel())
+    return counts
+
+
+def realised_sparsity(net: nn.Module) -> float:
+    """The share of prunable weights that are zero, in [0, 1].
+
+    Raises:
+        Incompatible: the network has nothing to prune.
+    """
+    counts = layer_counts(net).values()
+    total = sum(weights for _, weights in counts)
+    if total == 0:
+        raise Incompatible("sparsity: the network has no convolution or linear layer to prune")
+    return (total - sum(kept for kept, _ in counts)) / total
+
+
+def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one forward pass of one image (C, H, W).
+
+    Convolutions and linear layers, zeros included, since dense kernels multiply by them too.
+    Biases, norms, activations, pooling and attention products are left out. The network's modes
+    are left as they were.
+    """
+    total = 0
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += output.numel() * _products(layer)
+
+    hooks = [layer.register_forward_hook(count) for layer in prunable(net).values()]
+    training = [module for module in net.modules() if module.training]
+    device = next(net.parameters()).device
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *shape, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return total
+
+
+def _products(layer: nn.Module) -> int:
+    """How many products are summed into one element of the layer's output."""
+    if isinstance(layer, nn.Conv2d):
+        height, width = layer.kernel_size
+        return layer.in_channels // layer.groups * height * width
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features

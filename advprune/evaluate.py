@@ -1,0 +1,122 @@
+"""Which images a model gets right, one by one: as they are, and under attack.
+
+Averages come last. What is kept per image can be joined by AND over attacks and compared in pairs.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from advprune.attacks import Attack
+from advprune.attacks.pgd_worst import pgd_worst
+from advprune.data import Split, as_float
+from advprune.errors import Refused
+from advprune.frozen import frozen
+from advprune.repro import ImageRandom
+from advprune.types import Classifier, Images, Labels, Logits, Threat
+
+BATCH = 512
+TOLERANCE = 1e-6
+
+
+class InvalidEvaluation(Refused):
+    """An evaluation whose numbers would mean nothing."""
+
+    exit_code = 11
+
+
+def predict(model: Classifier, images: Tensor, batch_size: int = BATCH) -> Logits:
+    """Logits of all images, in eval mode and without gradients.
+
+    Args:
+        images: uint8 (N, C, H, W) or float32 in [0, 1]; N at least 1.
+
+    Returns:
+        float32 (N, K) on the device of the images.
+    """
+    with frozen(model), torch.no_grad():
+        batches = [
+            model(as_float(batch) if batch.dtype == torch.uint8 else batch)
+            for batch in images.split(batch_size)
+        ]
+    return torch.cat(batches).float()
+
+
+def is_correct(logits: Logits, labels: Labels) -> Tensor:
+    """bool (N,): the label has the highest logit. Logits that are not finite are never correct."""
+    return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
+
+
+def craft(
+    model: Classifier,
+    split: Split,
+    threat: Threat,
+    seed: int,
+    attack: Attack,
+    batch_size: int = BATCH,
+) -> Images:
+    """Adversarial images for a whole split.
+
+    Random numbers belong to (seed, image), so the size of the batches changes nothing.
+
+    Returns:
+        float32 (N, C, H, W) on the device of the split.
+
+    Raises:
+        InvalidEvaluation: the attack left the ball or the box by more than 1e-6.
+    """
+    crafted = []
+    for rows in torch.arange(len(split)).split(batch_size):
+        rows = rows.to(split.images.device)
+        x = as_float(split.images[rows])
+        rng = ImageRandom(seed, split.indices[rows])
+        candidate = attack(model, x, split.labels[rows], threat, rng)
+        if not (excess := overstep(candidate, x, threat)) <= TOLERANCE:
+            raise InvalidEvaluation(
+                f"attack: an image lies {excess:g} outside the ball of {threat.eps:g} or the box "
+                f"[{threat.low:g}, {threat.high:g}]; its results cannot count"
+            )
+        crafted.append(candidate)
+    return torch.cat(crafted)
+
+
+def overstep(candidate: Images, x: Images, threat: Threat) -> float:
+    """The farthest that any pixel lies outside the ball or the box; infinite if one is NaN."""
+    ball = (candidate - x).abs() - threat.eps
+    box = torch.maximum(threat.low - candidate, candidate - threat.high)
+    farthest = torch.maximum(ball, box).amax().clamp_min(0.0)
+    return float(farthest.nan_to_num(nan=float("inf")))
+
+
+def survives(
+    model: Classifier,
+    split: Split,
+    threat: Threat,
+    seed: int,
+    attack: Attack,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """bool (N,): correct as it is and correct after the attack on this model."""
+    candidates = craft(model, split, threat, seed, attack, batch_size)
+    after = is_correct(predict(model, candidates, batch_size), split.labels)
+    return after & is_correct(predict(model, split.images, batch_size), split.labels)
+
+
+def survival(
+    model: Classifier,
+    split: Split,
+    threat: Threat | None = None,
+    seed: int = 0,
+    *,
+    steps: int = 20,
+) -> Tensor:
+    """The quick measurement between epochs: bool (N,), clean, or under one start of PGD."""
+    if threat is None:
+        return is_correct(predict(model, split.images), split.labels)
+    return survives(model, split, threat, seed, partial(pgd_worst, steps=steps, restarts=1))
+
+
+def accuracy(verdicts: Tensor) -> float:
+    """The share of true verdicts, in [0, 1]."""
+    return float(verdicts.double().mean())

@@ -1,0 +1,78 @@
+"""A network as attacks and measurements want it: a fixed function of its input, and cheap.
+
+An attack calls the same network dozens of times between two changes of its weights. So what is
+constant in between is computed once: masked weights, and batch norm in eval mode, which is then one
+multiply-add per value instead of a normalisation.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from advprune.types import Classifier
+
+
+@contextmanager
+def frozen(net: Classifier) -> Iterator[None]:
+    """Fix `net` for the duration, and put everything back afterwards, also after an exception.
+
+    Inside, every submodule is in eval mode, no parameter requires a gradient, and parametrised
+    weights and batch norms are evaluated once, at the entry: weights must not change inside.
+    May be nested. A callable that is not a module passes through untouched.
+
+    `torch.nn.utils.parametrize.cached` would cache every network of the process, also one that
+    trains meanwhile; here the cache belongs to `net` alone.
+    """
+    if not isinstance(net, nn.Module):
+        yield
+        return
+    modules = list(net.modules())
+    training = [module for module in modules if module.training]
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    pinned: list[nn.Module] = []
+    try:
+        for module in training:
+            module.training = False
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            for module in modules:
+                # A forward of its own means that an outer `frozen` has pinned it already.
+                if "forward" not in vars(module) and (constant := _constant(module)):
+                    module.forward = constant
+                    pinned.append(module)
+        yield
+    finally:
+        for module in pinned:
+            del module.forward
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True
+
+
+def _constant(module: nn.Module) -> Callable[..., Tensor] | None:
+    """A forward that gives what the module gives while nothing changes; None: keep its own."""
+    if isinstance(module, parametrize.ParametrizationList):
+        weight = module()
+        return lambda: weight
+    if type(module) is nn.BatchNorm2d and module.running_var is not None:
+        return _affine(module)
+    return None
+
+
+def _affine(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
+    """Batch norm with running statistics as x * scale + shift."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        shift = shift + norm.bias
+    scale, shift = scale[:, None, None], shift[:, None, None]
+    return lambda x: torch.addcmul(shift, x, scale)

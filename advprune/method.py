@@ -1,0 +1,158 @@
+"""What a pruning method is: a frozen set of options with up to five verbs, in a file of its own.
+
+The file name is the method's name. Registering needs nothing else: options become command-line
+flags, the card becomes a row of `advprune methods`, and the contract tests pick the method up.
+
+    start     attach parametrisations, freeze what stays, initialise
+    groups    what the optimiser moves, with its own rates and decay where the paper says so
+    loss      the objective, plus the method's own terms
+    update    after each optimiser step: refresh masks, move schedules
+    finish    the masks; the weights are whatever the network then holds
+"""
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+import advprune.methods
+from advprune.errors import Refused
+from advprune.objectives import Batch, Loss, Objective
+from advprune.repro import derive
+from advprune.types import Masks
+
+State = dict[str, Tensor]
+
+
+def check_sparsity(value: float) -> float:
+    """0 <= sparsity < 1, the share of weights removed.
+
+    Raises:
+        ValueError: with the value that was probably meant.
+    """
+    if 0.0 <= value < 1.0:
+        return value
+    # Shifting the decimal point keeps every digit: 90 is 0.90, and 99.9 is 0.999, not 1.00.
+    meant = Decimal(f"{value:.10g}").scaleb(-2)
+    hint = f"; did you mean {meant}?" if 1.0 < value < 100.0 else ""
+    raise ValueError(f"sparsity is the share of weights removed, 0 <= sparsity < 1{hint}")
+
+
+# NaN and infinity are let through to the check, whose refusal says what a sparsity is.
+Sparsity = Annotated[float, Field(allow_inf_nan=True), AfterValidator(check_sparsity)]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a method comes from and what kind it is, in the words of the benchmark's taxonomy."""
+
+    title: str
+    paper: str
+    year: int
+    criterion: str
+    scope: Literal["local", "global"]
+    summary: str
+    departures: str = ""
+    when: Literal["before", "during", "after"] = "after"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network is trained for, and the seed that every random choice derives from."""
+
+    objective: Objective
+    seed: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: `step` optimiser steps done of `steps`, `epoch_steps` in an epoch."""
+
+    step: int
+    steps: int
+    epoch_steps: int
+
+    @property
+    def fraction(self) -> float:
+        return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Settings of SGD that a method's parameter groups may depart from."""
+
+    lr: float
+    weight_decay: float
+    steps: int
+
+
+class PruningMethod(BaseModel, ABC):
+    """Base of all methods; see the module's docstring for the verbs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    card: ClassVar[Card]
+
+    sparsity: Sparsity = Field(default=0.9, description="share of prunable weights to remove")
+
+    @property
+    def learns(self) -> bool:
+        """False for methods that read their masks off the network without training."""
+        return type(self).start is not PruningMethod.start
+
+    def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
+        return {}
+
+    def groups(self, net: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
+        """Parameter groups for SGD; by default all that is trainable, with the shared settings."""
+        return [{"params": [p for p in net.parameters() if p.requires_grad]}]
+
+    def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:
+        return task.objective(net, batch)
+
+    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
+        return None
+
+    @abstractmethod
+    def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
+        """The masks, exactly at the asked sparsity over all prunable weights together."""
+
+    def random_seed(self, task: Task, *purpose: str) -> int:
+        return derive(task.seed, "method", name_of(type(self)), *purpose)
+
+
+_REGISTRY: dict[str, type[PruningMethod]] = {}
+M = TypeVar("M", bound=type[PruningMethod])
+
+
+def register(cls: M) -> M:
+    """Make the class known by the name of its file. Raises ValueError when the name is taken."""
+    name = name_of(cls)
+    if name in _REGISTRY:
+        raise ValueError(f"method {name!r} is registered twice")
+    _REGISTRY[name] = cls
+    return cls
+
+
+def name_of(cls: type[PruningMethod]) -> str:
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def names() -> list[str]:
+    """The methods there are, read off the folder without importing any of them."""
+    return sorted(module.name for module in pkgutil.iter_modules(advprune.methods.__path__))
+
+
+def get(name: str) -> type[PruningMethod]:
+    """The class of one method. Raises Refused with the nearest names where there is none."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names())}"
+        raise Refused(f"--method {name!r} is not known; {hint} (see `advprune methods`)")
+    importlib.import_module(f"advprune.methods.{name}")
+    return _REGISTRY[name]

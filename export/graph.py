@@ -1,0 +1,164 @@
+"""ONNX graphs as plain data: read, index, strip, label, write.
+
+A file that ships says what it computes and nothing about the machine that made it: exporters leave
+stack traces, source lines and absolute paths behind, and `save` removes them all.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from advprune.errors import BadData, CannotCreate, NotFound
+
+
+def load(path: Path) -> ModelProto:
+    """The graph in a file that holds all of its weights.
+
+    Raises:
+        NotFound: no such file.
+        BadData: the file is no valid ONNX graph, or it names weights in other files: those are
+            outside its digest, and reading them would follow paths that a stranger chose.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such file; export the network first") from error
+    try:
+        model = onnx.load_model_from_string(data)
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model)):
+            raise BadData(f"{path}: weights lie in another file; export with external_data=False")
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadData(f"{path}: not a valid ONNX model ({reason}); export it again") from error
+    return model
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Check and write: the same graph always gives the same bytes, free of paths and doc strings.
+
+    Raises:
+        BadData: the graph is not valid ONNX.
+        CannotCreate: the file cannot be written.
+    """
+    strip(model)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BadData(f"{path}: the graph is not valid ONNX: {error}") from error
+    try:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise CannotCreate(f"{path}: {error.strerror}; is its folder writable?") from error
+
+
+def strip(model: ModelProto) -> None:
+    """Remove where the graph came from, keep what it is. Model-level metadata stays."""
+    model.producer_name = "advprune"
+    model.producer_version = ""
+    model.domain = ""
+    graph = model.graph
+    for element in (model, graph, *graph.node, *graph.initializer):
+        element.doc_string = ""
+    for element in (graph, *graph.node, *graph.initializer):
+        del element.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    # Shapes inside the graph follow from its ends; a stale one only misleads.
+    del graph.value_info[:]
+
+
+def set_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:
+    """Write entries (labels, precision, ...) into the model, over entries of the same name.
+
+    Every runtime hands them out again, so a deployed file can say what it is.
+    """
+    merged = {entry.key: entry.value for entry in model.metadata_props} | dict(entries)
+    del model.metadata_props[:]
+    for key, value in sorted(merged.items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def producers(model: ModelProto) -> dict[str, NodeProto]:
+    """Tensor name -> the node that computes it."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def consumers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """Tensor name -> the nodes that read it; a tensor that nothing reads has no entry."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def constants(model: ModelProto) -> dict[str, NDArray]:
+    """Initializer name -> its values."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def put_constants(model: ModelProto, values: Mapping[str, NDArray]) -> None:
+    """Overwrite initializers in place and append those that are new."""
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in values.items():
+        tensor = numpy_helper.from_array(value, name)
+        if name in known:
+            known[name].CopyFrom(tensor)
+        else:
+            model.graph.initializer.append(tensor)
+
+
+def put_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Replace all nodes of the graph, each moved behind those whose results it reads."""
+    waiting = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    pending = {name for node in waiting for name in node.output}
+    ordered: list[NodeProto] = []
+    while waiting:
+        ready = [pending.isdisjoint(node.input) for node in waiting]
+        assert any(ready), "the graph has a cycle"
+        movable = list(itertools.compress(waiting, ready))
+        waiting = [node for node, is_ready in zip(waiting, ready, strict=True) if not is_ready]
+        pending -= {name for node in movable for name in node.output}
+        ordered += movable
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
+def drop_unused_constants(model: ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    fresh = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(fresh)
+
+
+def quantisation_nodes(model: ModelProto) -> int:
+    """How many nodes quantise or dequantise: 0 says that the graph is float."""
+    kinds = {"QuantizeLinear", "DequantizeLinear"}
+    return sum(node.op_type in kinds for node in model.graph.node)
+
+
+def activation_types(model: ModelProto) -> set[str]:
+    """Types of codes that the graph rounds to: {"int8"} in the TensorRT form."""
+    zeros = constants(model)
+    quantisers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    # Without a zero point the standard takes uint8.
+    return {str(zeros[n.input[2]].dtype) if len(n.input) > 2 else "uint8" for n in quantisers}

@@ -1,0 +1,206 @@
+"""Post-training 8 bits: a float graph and calibration images -> a QuantizeLinear graph.
+
+The result is in the form that TensorRT takes: int8 with zero point 0 everywhere, one scale for
+each activation tensor and one for each output channel of a weight, weights stored as int8 behind
+DequantizeLinear, biases and logits float. `encodings.x86_form` rewrites it for ONNX Runtime.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper
+
+from advprune.errors import BadData, Incompatible
+from export import graph
+from export.calibrate import Method, magnitudes
+
+LARGEST_CODE = 127
+# A bias is added to the int32 sum of products: half of its range each.
+LARGEST_BIAS_CODE = 1 << 30
+# Below it float32 loses digits and then everything.
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+_WEIGHTED = {"Conv", "Gemm", "MatMul"}
+_POOLS = {"GlobalAveragePool", "AveragePool"}
+_SAME_SCALE = {"MaxPool", "Reshape", "Flatten"}
+_CLIPPING = {"Relu", "Clip"}
+
+
+def quantize(
+    float_onnx: Path, calibration: NDArray[np.float32], out_path: Path, method: Method = "minmax"
+) -> None:
+    """Write the 8-bit twin of a float graph.
+
+    Quantised are: the network's input after normalisation, what every convolution, linear layer
+    and pooling reads, both operands of every residual addition, and pooled features. Zero weights
+    stay zero, so masks survive.
+
+    Args:
+        float_onnx: a graph from `to_onnx`, BatchNorm folded where a convolution precedes it.
+        calibration: float32 (N, C, H, W) in [0, 1], N >= 128, from the task and never from test.
+        out_path: the file to write.
+        method: how activation scales are chosen, see `calibrate.magnitudes`.
+
+    Raises:
+        NotFound, BadData: the graph or the images are missing or not what they must be.
+        Incompatible: the graph is quantised already, or the images do not fit it.
+        CannotCreate: the file cannot be written.
+    """
+    model = graph.load(float_onnx)
+    if count := graph.quantisation_nodes(model):
+        raise Incompatible(f"{float_onnx}: already quantised ({count} Q/DQ nodes); give the float")
+    for name, values in graph.constants(model).items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise BadData(f"{float_onnx}: {name} holds values that are not finite; train again")
+    operators = _WEIGHTED | _POOLS | _SAME_SCALE | {"Add"}
+    limits = magnitudes(model, calibration, method, operators)
+    _quantise_activations(model, limits)
+    _quantise_weights(model)
+    graph.set_metadata(model, {"precision": "int8", "encoding": "tensorrt", "calibration": method})
+    graph.save(model, out_path)
+
+
+def _quantise_activations(model: ModelProto, limits: dict[str, float]) -> None:
+    """Round each chosen tensor; all of its readers see the rounded one."""
+    nodes = list(model.graph.node)
+    scales: dict[str, NDArray] = {"int8_zero": np.array(0, np.int8)}
+    for name, source in _chosen(model).items():
+        limit = limits[source]
+        if not np.isfinite(limit):
+            raise BadData(f"quantise: {source} is not finite on the calibration images")
+        # A tensor that is zero on every image may have any scale, but engines want one above 0.
+        step = limit / LARGEST_CODE
+        scale = f"{source}_scale"
+        scales[scale] = np.array(step if step >= SMALLEST_SCALE else 1.0, np.float32)
+        rounded, result = f"{name}_quantized", f"{name}_dequantized"
+        for node in nodes:
+            node.input[:] = [result if item == name else item for item in node.input]
+        parameters = [scale, "int8_zero"]
+        nodes.append(
+            helper.make_node("QuantizeLinear", [name, *parameters], [rounded], f"{name}_quantize")
+        )
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [rounded, *parameters], [result], f"{name}_dequantize"
+            )
+        )
+    graph.put_constants(model, scales)
+    graph.put_nodes(model, nodes)
+
+
+def _chosen(model: ModelProto) -> dict[str, str]:
+    """Tensors to quantise -> the tensor whose scale each of them takes.
+
+    Chosen is what 8-bit kernels read, and what they write unless only a Relu or Clip reads it: then
+    the kernel takes that in. A kernel that writes float would run in float. Reshaping and maximum
+    pooling move codes without rounding them, so their result takes the scale of their input.
+    """
+    constants = graph.constants(model)
+    readers = graph.consumers(model)
+    floats = _logits(model)
+    chosen: dict[str, str] = {}
+
+    def choose(name: str, source: str) -> None:
+        if name not in constants and name not in floats:
+            chosen.setdefault(name, source)
+
+    for node in model.graph.node:
+        operands = [name for name in node.input if name and name not in constants]
+        result = node.output[0]
+        if node.op_type in _WEIGHTED or _is_residual(node, operands):
+            for name in operands:
+                choose(name, name)
+        if node.op_type in _POOLS | _SAME_SCALE:
+            choose(operands[0], operands[0])
+        if node.op_type in _SAME_SCALE and operands[0] in chosen:
+            choose(result, chosen[operands[0]])
+        writes = node.op_type in {"Conv", *_POOLS} or _is_residual(node, operands)
+        if writes and {reader.op_type for reader in readers.get(result, [])} - _CLIPPING:
+            choose(result, result)
+    return chosen
+
+
+def _is_residual(node: NodeProto, operands: list[str]) -> bool:
+    """An addition of two computed tensors, unlike the one of a bias or a mean."""
+    return node.op_type == "Add" and len(operands) == 2
+
+
+def _logits(model: ModelProto) -> set[str]:
+    """The graph's outputs, under every name that they have before being reshaped."""
+    names = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if node.op_type in _SAME_SCALE and node.output[0] in names:
+            names.add(node.input[0])
+    return names
+
+
+def _quantise_weights(model: ModelProto) -> None:
+    constants = graph.constants(model)
+    producers = graph.producers(model)
+    values: dict[str, NDArray] = {}
+    nodes = list(model.graph.node)
+    for node in model.graph.node:
+        if node.op_type not in _WEIGHTED or node.input[1] not in constants:
+            continue
+        name = node.input[1]
+        weight, axis = constants[name], _output_axis(node)
+        step = constants[producers[node.input[0]].input[1]]
+        bias = constants[node.input[2]] if len(node.input) > 2 else np.zeros(1, np.float32)
+        codes, scales = quantise_weight(weight, axis, step, bias)
+        if f"{name}_quantized" in values:  # a module that is called twice, at two input scales
+            name = f"{name}_{node.name}"
+        parameters = {
+            f"{name}_quantized": codes,
+            f"{name}_scale": scales,
+            f"{name}_zero": np.zeros(len(scales), np.int8),
+        }
+        values |= parameters
+        node.input[1] = f"{name}_dequantized"
+        if len(node.input) > 2:
+            # On the grid of the int32 accumulator every engine computes with the same bias,
+            # whether it adds biases to the sum of products or to the result.
+            grid = step * scales
+            node.input[2] = f"{name}_bias"
+            steps = np.rint(bias / grid.astype(np.float64)).astype(np.float32)
+            values[node.input[2]] = steps * grid
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [*parameters], [node.input[1]], f"{name}_dequantize", axis=axis
+            )
+        )
+    graph.put_constants(model, values)
+    graph.put_nodes(model, nodes)
+    graph.drop_unused_constants(model)
+
+
+def _output_axis(node: NodeProto) -> int:
+    """The axis of a weight that counts output channels."""
+    settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return 0 if node.op_type == "Conv" or settings.get("transB", 0) else 1
+
+
+def quantise_weight(
+    weight: NDArray[np.float32], axis: int, step: NDArray[np.float32], bias: NDArray[np.float32]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric int8 codes and scales, one scale for each output channel.
+
+    A scale is max|w| / 127, but never so small that the channel's bias, in units of step * scale,
+    would overflow the int32 accumulator: such a channel is its bias. A channel of zeros without
+    bias, or too small for a float32 scale, gets 1, since engines refuse a scale of 0.
+
+    Args:
+        weight: any shape.
+        axis: the axis of output channels.
+        step: scale of the activation that multiplies the weight.
+        bias: one value for each output channel, or a scalar.
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=others).astype(np.float64) / LARGEST_CODE
+    floor = np.abs(bias) / (step.astype(np.float64) * LARGEST_BIAS_CODE)
+    scales = np.maximum(largest, floor)
+    usable = scales * min(float(step), 1.0) >= SMALLEST_SCALE
+    scales = np.where(usable, scales, 1.0).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    codes = np.clip(np.rint(weight / scales.reshape(shape)), -LARGEST_CODE, LARGEST_CODE)
+    return codes.astype(np.int8), scales

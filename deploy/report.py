@@ -1,0 +1,240 @@
+"""The report of a run: one dictionary, shown as a page, as Markdown and on a terminal.
+
+Every number in the report belongs to a file that ships. Shares are fractions in [0, 1]; intervals
+are 95 % Clopper-Pearson. The page is one file without scripts, and its content security policy
+lets it load nothing: names of models and layers come from users.
+"""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deploy.errors import DeployError
+from deploy.outcome import code, percent
+
+_PARTS = ("title", "verdict", "command", "recipe", "environment", "stages", "sparsity", "engines")
+_PARTS += ("transfer", "parity", "threat", "images", "notes")
+_COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+
+def render_html(report: dict[str, Any]) -> str:
+    """A self-contained page: no scripts, no requests, light and dark, screen and print.
+
+    Raises:
+        DeployError: 65, the report lacks something or has another schema.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "size": size,
+        "duration": duration,
+        "number": number,
+        "flat": flat,
+        "radius": radius,
+        "digest": _digest,
+    }
+    _checked(report)
+    layers = report["sparsity"]["layers"]
+    extra = {
+        "removed": removed(report),
+        "ships": ships(report),
+        "attacks": _attacks(report),
+        "widest": max((layer["kept"] / layer["total"] for layer in layers), default=0.0),
+    }
+    try:
+        return environment.get_template("report.html.j2").render(report | extra)
+    except UndefinedError as error:
+        raise DeployError(f"report: {error.message}; run the pipeline again", 65) from error
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """A summary for a pull request or a README.
+
+    Raises:
+        DeployError: 65, the report lacks something or has another schema.
+    """
+    _checked(report)
+    engines = report["engines"]
+    lines = [f"# {_plain(report['title'])}", "", f"**{report['verdict']['status']}**", ""]
+    lines += [f"- {_plain(line)}" for line in report["verdict"]["lines"]]
+    lines += ["", removed(report), ""]
+    lines += _rows(
+        ["engine", "size", "download", "clean", "worst [95 % CI]", "p50 ms", "img/s"],
+        [[code(row[0]), *row[1:]] for row in _engine_rows(report)],
+    )
+    lines += [""]
+    lines += _rows(
+        ["robust accuracy under", *(code(engine["name"]) for engine in engines)],
+        [[code(row[0]), *row[1:]] for row in _attack_rows(report)],
+    )
+    lines += ["", f"{number(report['images'])} images. Reproduce with {code(report['command'])}."]
+    lines += ["", *(f"- {_plain(note)}" for note in report["notes"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def terminal(report: dict[str, Any], console: Console) -> None:
+    """Print the engines, the attacks and the verdict.
+
+    Raises:
+        DeployError: 65, the report lacks something or has another schema.
+    """
+    _checked(report)
+    console.print(Text(report["title"], style="bold"))
+    console.print(Text(removed(report), style="dim"))
+    columns = ["engine", "size", "download", "clean", "worst [95 % CI]", "p50 ms", "img/s"]
+    console.print(_table(columns, _engine_rows(report)))
+    names = [engine["name"] for engine in report["engines"]]
+    console.print(_table(["robust under", *names], _attack_rows(report)))
+    verdict = report["verdict"]
+    console.print(Text(verdict["status"], style=f"bold {_COLOURS[verdict['status']]}"))
+    for line in (*verdict["lines"], *report["notes"]):
+        console.print(Text(f"  {line}"))
+
+
+def removed(report: dict[str, Any]) -> str:
+    """Sparsity in words that cannot be read the wrong way round: what is gone and what is left."""
+    kept, total = report["sparsity"]["kept"], report["sparsity"]["total"]
+    share = kept / total
+    factor = f"{number(total / kept)}×" if kept else "nothing left"
+    return f"{_short(1 - share)} removed · {_short(share)} kept · {factor}"
+
+
+def ships(report: dict[str, Any]) -> dict[str, Any]:
+    """The engine that the headline is about: the int8 one, else the first."""
+    engines = report["engines"]
+    return next((engine for engine in engines if engine["precision"] == "int8"), engines[0])
+
+
+def interval(value: dict[str, float]) -> str:
+    """The two ends in percent: "[85.6–91.8]"."""
+    return f"[{100 * value['low']:.1f}–{100 * value['high']:.1f}]"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: 226_000 -> "226 kB"."""
+    units = iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while count >= 999.5 and unit != "GB":
+        count, unit = count / 1000, next(units)
+    return f"{number(count)} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """0.42 -> "0.4 s", 81 -> "1:21", 3725 -> "1:02:05"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def number(value: float) -> str:
+    """Three significant digits below a thousand, whole and in groups of three above."""
+    if isinstance(value, int) or abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def radius(eps: float) -> str:
+    """An epsilon as people quote it, where it is whole steps of 8-bit pixels: "8/255"."""
+    steps = round(255 * eps)
+    return f"{steps}/255" if abs(255 * eps - steps) < 1e-6 else f"{eps:g}"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by their dotted path, as text: {"a": {"b": 1}} -> {"a.b": "1"}."""
+    lines: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines |= flat(value, f"{prefix}{key}.")
+        else:
+            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return lines
+
+
+def _checked(report: dict[str, Any]) -> None:
+    if report.get("schema") != 1:
+        raise DeployError(f"report: schema is {report.get('schema')!r}, and 1 is known", 65)
+    if missing := [part for part in _PARTS if part not in report]:
+        raise DeployError(f"report: {', '.join(missing)} missing; run the pipeline again", 65)
+    if not report["engines"]:
+        raise DeployError("report: there are no engines; run the pipeline again", 65)
+
+
+def _digest(text: str) -> str:
+    """The source expression that lets a page's policy accept exactly this inline style."""
+    hashed = base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
+    return f"'sha256-{hashed}'"
+
+
+def _short(share: float) -> str:
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def _engine_rows(report: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            engine["name"],
+            size(engine["bytes"]),
+            size(engine["compressed_bytes"]),
+            percent(engine["clean"]["value"]),
+            f"{percent(engine['worst']['value'])} {interval(engine['worst'])}",
+            f"{engine['latency']['p50_ms']:.2f}",
+            number(engine["latency"]["throughput"]),
+        ]
+        for engine in report["engines"]
+    ]
+
+
+def _attacks(report: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for engine in report["engines"] for name in engine["attacks"]))
+
+
+def _attack_rows(report: dict[str, Any]) -> list[list[str]]:
+    """A row for each attack: its accuracy on every engine, "–" where an engine was not attacked."""
+    engines = report["engines"]
+    return [
+        [
+            name,
+            *(
+                f"{percent(engine['attacks'][name]['value'])} {interval(engine['attacks'][name])}"
+                if name in engine["attacks"]
+                else "–"
+                for engine in engines
+            ),
+        ]
+        for name in _attacks(report)
+    ]
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for position, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if position else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _rows(columns: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---", *("--:" for _ in columns[1:])]
+    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#@" else letter for letter in text)

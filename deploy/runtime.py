@@ -1,0 +1,127 @@
+"""A deployed model behind one small interface, whatever engine runs it. Needs numpy only.
+
+What the verdict is about is a file; `load` gives that file a `predict` and says what it is.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import DeployError
+
+InputForm = Literal["float32 NCHW", "uint8 NHWC"]
+Precision = Literal["fp32", "int8"]
+LARGEST_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class EdgeInfo:
+    """What runs, where, and on which bytes.
+
+    Attributes:
+        runtime: "onnxruntime" or "torch".
+        precision: "int8" if the graph quantises, else "fp32".
+        device: where it runs, e.g. "cpu".
+        providers: what the runtime really uses, in order of preference.
+        sha256: digest of the file, or of the weights of a network that has no file.
+        input: what the engine itself takes; `predict` takes float32 NCHW in either case.
+        shape: (C, H, W) of one image.
+        classes: number of logits.
+        threads: that one call may use.
+    """
+
+    runtime: str
+    precision: str
+    device: str
+    providers: tuple[str, ...]
+    sha256: str
+    input: str
+    shape: tuple[int, int, int]
+    classes: int
+    threads: int = 1
+
+
+class EdgeModel(Protocol):
+    """An engine that turns images into logits."""
+
+    @property
+    def info(self) -> EdgeInfo: ...
+
+    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of images.
+
+        Args:
+            images: float32 (N, C, H, W) in [0, 1], any N >= 1.
+
+        Returns:
+            float32 (N, K).
+
+        Raises:
+            DeployError: 65 if the images are anything else, or if a logit is not finite.
+        """
+        ...
+
+
+def load(path: Path, threads: int = 1) -> EdgeModel:
+    """Open a deployed file with the runtime for its kind.
+
+    Args:
+        path: an `.onnx` file, any precision, either input form.
+        threads: that one call may use; more than one waits by spinning and disturbs its neighbours.
+
+    Raises:
+        DeployError: 66 no such file; 65 not a model that takes images and gives logits; 69 the
+            runtime is not installed, or does not run where it was asked to.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DeployError(f"{path}: no such file; run the export first", 66) from error
+    except OSError as error:
+        raise DeployError(f"{path}: cannot be read ({error.strerror}); give a file", 66) from error
+    if path.suffix != ".onnx":
+        raise DeployError(f"{path}: no runtime for {path.suffix or 'this'!r} files; give .onnx", 65)
+    # Runtimes are packages of their own, and a device has the one that it needs.
+    from deploy.runtimes.ort import OrtModel
+
+    return OrtModel(data, str(path), threads)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> None:
+    """Refuse what `predict` must not be asked: engines would answer anyhow.
+
+    Raises:
+        DeployError: 65 unless the images are float32 (N, C, H, W) in [0, 1], N >= 1.
+    """
+    if images.dtype != np.float32 or images.shape[1:] != shape or not len(images):
+        wanted = ", ".join(map(str, shape))
+        raise DeployError(
+            f"predict: need float32 (N, {wanted}), N >= 1, got {images.dtype} {images.shape}", 65
+        )
+    low, high = images.min(), images.max()
+    # Negated so that NaN, which compares as neither, is refused.
+    if not (low >= 0 and high <= 1):
+        raise DeployError(
+            f"predict: values span [{low:g}, {high:g}] and must be finite and lie in [0, 1]; "
+            "give images before normalisation, divided by 255",
+            65,
+        )
+
+
+def check_logits(logits: NDArray[np.float32], origin: str) -> None:
+    """Refuse answers that cannot be compared: NaN is never the largest, and never wrong either.
+
+    Raises:
+        DeployError: 65 if a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise DeployError(f"{origin}: gave logits that are not finite; the model is broken", 65)

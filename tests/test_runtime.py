@@ -1,0 +1,256 @@
+"""Promise: a file answers images like the network it came from, or says in one line why not."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from exported_net import CLASSES, SHAPE, Exported, make_net, run
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from deploy.errors import DeployError
+from deploy.runtime import EdgeModel, load
+from deploy.runtimes.torchrt import TorchModel
+
+pytest_plugins = ["export_fixtures"]
+
+
+def refusal(code: int, match: str):
+    return pytest.raises(DeployError, match=match, check=lambda error: error.exit_code == code)
+
+
+@pytest.mark.parametrize(
+    ("form", "precision", "entry"),
+    [
+        ("float_onnx", "fp32", "float32 NCHW"),
+        ("int8", "int8", "float32 NCHW"),
+        ("x86", "int8", "float32 NCHW"),
+        ("camera", "int8", "uint8 NHWC"),
+    ],
+)
+def test_info_is_read_from_the_file(exported: Exported, form: str, precision: str, entry: str):
+    path: Path = getattr(exported, form)
+    info = load(path).info
+    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (info.precision, info.input) == (precision, entry)
+    assert (info.shape, info.classes) == (SHAPE, CLASSES)
+    assert (info.runtime, info.device, info.threads) == ("onnxruntime", "cpu", 1)
+    assert info.providers == ("CPUExecutionProvider",)
+
+
+def test_predict_is_the_engine(exported: Exported):
+    for path in (exported.float_onnx, exported.int8, exported.x86):
+        expected = run(path, exported.images, optimise=True)
+        got = load(path).predict(exported.images)
+        assert got.dtype == np.float32 and got.shape == (len(exported.images), CLASSES)
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_camera_engine_sees_pixels_rounded_half_to_even(exported: Exported):
+    model, twin = load(exported.camera), load(exported.x86)
+    rng = np.random.default_rng(0)
+    images = rng.random((8, *SHAPE), dtype=np.float32)
+    pixels = np.round(images.astype(np.float64) * 255).astype(np.uint8)
+    frames = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+    got = model.predict(images)
+    np.testing.assert_array_equal(got, run(exported.camera, frames, optimise=True))
+    np.testing.assert_array_equal(model.predict(exported.images), twin.predict(exported.images))
+    # 0.5 is 127.5 of 255 steps, half-way: the even neighbour is 128; 0.5/255 goes down to 0.
+    for value, pixel in ((0.5, 128), (0.5 / 255, 0), (1.0, 255), (1.5 / 255, 2)):
+        flat = np.full((1, *SHAPE), value, np.float32)
+        frame = np.full((1, *SHAPE[1:], SHAPE[0]), pixel, np.uint8)
+        np.testing.assert_array_equal(
+            model.predict(flat), run(exported.camera, frame, optimise=True)
+        )
+
+
+@pytest.mark.parametrize("count", [1, 3, 1024, 1025, 2100])
+def test_any_number_of_images(exported: Exported, count: int):
+    model = load(exported.x86)
+    images = np.resize(exported.images, (count, *SHAPE))
+    # Integer kernels give each image the same bits in every batch.
+    expected = np.resize(model.predict(exported.images), (count, CLASSES))
+    np.testing.assert_array_equal(model.predict(images), expected)
+
+
+def test_torch_model_is_a_snapshot_of_the_network(exported: Exported):
+    net = make_net().train()
+    model: EdgeModel = TorchModel(net, SHAPE)
+    assert net.training
+    expected = load(exported.float_onnx).predict(exported.images)
+    np.testing.assert_allclose(model.predict(exported.images), expected, atol=1e-5)
+    info = model.info
+    assert (info.runtime, info.precision, info.shape, info.classes) == ("torch", "fp32", SHAPE, 10)
+    assert TorchModel(make_net(), SHAPE).info.sha256 == info.sha256
+    with torch.no_grad():
+        next(net.parameters()).add_(1.0)
+    np.testing.assert_allclose(model.predict(exported.images), expected, atol=1e-5)
+    assert TorchModel(net, SHAPE).info.sha256 != info.sha256
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.fixture(params=["onnx", "torch"])
+def model(request: pytest.FixtureRequest, exported: Exported) -> EdgeModel:
+    if request.param == "onnx":
+        return load(exported.camera)
+    return TorchModel(exported.net, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x.astype(np.float64), "float64"),
+        (lambda x: (x * 255).astype(np.uint8), "uint8"),
+        (lambda x: x[0], "need float32"),
+        (lambda x: x[:0], r"N >= 1, got float32 \(0"),
+        (lambda x: x[:, :, :-1], "need float32"),
+        (lambda x: x.transpose(0, 2, 3, 1), "need float32"),
+        (lambda x: x * np.float32(1.001) + np.float32(0.001), "lie in"),
+        (lambda x: x - np.float32(0.01), "lie in"),
+        (lambda x: np.where(x > 0.9, np.float32(np.nan), x), "must be finite"),
+        (lambda x: np.where(x > 0.9, np.float32(np.inf), x), "must be finite"),
+    ],
+)
+def test_what_is_no_image_is_refused(model: EdgeModel, exported: Exported, spoil, message: str):
+    with refusal(65, message) as caught:
+        model.predict(spoil(exported.images))
+    assert "\n" not in str(caught.value)
+
+
+def write_graph(path: Path, bias: np.ndarray, batch: str | int = "batch", **external: str) -> Path:
+    """images (batch, 2, 4, 4) + bias of each channel -> mean over pixels -> logits."""
+    values = np.broadcast_to(bias.astype(np.float32)[:, None, None], (2, 4, 4))
+    tensor = numpy_helper.from_array(values, "bias")
+    if external:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=external["location"])
+    nodes = [
+        helper.make_node("Add", ["images", "bias"], ["sum"]),
+        helper.make_node("GlobalAveragePool", ["sum"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 2, 4, 4]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2]),
+    ]
+    body = helper.make_graph(nodes, "g", ends[:1], ends[1:], [tensor])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path):
+    images = np.full((3, 2, 4, 4), 0.5, np.float32)
+    good = load(write_graph(tmp_path / "good.onnx", np.array([1.0, 2.0])))
+    np.testing.assert_array_equal(good.predict(images), np.full((3, 2), [1.5, 2.5]))
+    bad = load(write_graph(tmp_path / "bad.onnx", np.array([1.0, np.nan])))
+    with refusal(65, r"bad\.onnx: gave logits that are not finite"):
+        bad.predict(images)
+
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) / 0.0
+
+    with refusal(65, "Broken: gave logits that are not finite"):
+        TorchModel(Broken(), (2, 4, 4)).predict(images)
+
+
+def test_files_are_refused_by_kind(exported: Exported, tmp_path: Path):
+    with refusal(66, "no such file"):
+        load(tmp_path / "none.onnx")
+    with refusal(66, "cannot be read"):
+        load(tmp_path)
+    (tmp_path / "model.pt").write_bytes(b"x")
+    with refusal(65, r"no runtime for '\.pt'"):
+        load(tmp_path / "model.pt")
+    for name, data in (
+        ("empty", b""),
+        ("text", b"not a model"),
+        ("torn", exported.x86.read_bytes()[:-999]),
+    ):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        with refusal(65, "not a model that onnxruntime runs") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_graphs_without_images_or_free_batch_are_refused(tmp_path: Path):
+    with refusal(65, "free batch"):
+        load(write_graph(tmp_path / "frozen.onnx", np.zeros(2), batch=1))
+    model = onnx.load(write_graph(tmp_path / "good.onnx", np.zeros(2)))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    model.graph.node.insert(0, helper.make_node("Cast", ["images"], ["x"], to=1))
+    model.graph.node[1].input[0] = "x"
+    onnx.save(model, tmp_path / "double.onnx")
+    with refusal(65, "need one input"):
+        load(tmp_path / "double.onnx")
+
+
+def test_no_file_beside_the_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for place in (folder, tmp_path):
+        np.arange(32, dtype=np.float32).tofile(place / "secret.bin")
+    for location in ("secret.bin", "../secret.bin", str(tmp_path / "secret.bin")):
+        path = write_graph(folder / "thief.onnx", np.zeros(2), location=location)
+        if location == "secret.bin":  # which onnxruntime by itself would read
+            images = np.zeros((1, 2, 4, 4), np.float32)
+            np.testing.assert_array_equal(run(path, images, optimise=True), [[7.5, 23.5]])
+        with refusal(65, "not a model that onnxruntime runs"):
+            load(path)
+
+
+def test_another_device_than_asked_for_is_refused(exported: Exported, monkeypatch):
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "get_providers", lambda self: ["AzureExecutionProvider"]
+    )
+    with refusal(69, "asked for .*CPUExecutionProvider.* uses .*Azure"):
+        load(exported.float_onnx)
+
+
+def test_missing_onnxruntime_names_the_command(exported: Exported):
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from pathlib import Path\n"
+        "from deploy.errors import DeployError\n"
+        "from deploy.runtime import load\n"
+        "try: load(Path(sys.argv[1]))\n"
+        "except DeployError as error: sys.exit(f'{error.exit_code} {error}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, exported.x86],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "69 onnxruntime is missing; type: pip install onnxruntime\n"
+
+
+def test_device_needs_neither_torch_nor_the_science(exported: Exported):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'advprune', 'export', 'onnx'): sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "import deploy.bench, deploy.runtimes.ort\n"
+        "from deploy.runtime import load\n"
+        "model = load(Path(sys.argv[1]))\n"
+        "images = np.zeros((2, *model.info.shape), np.float32)\n"
+        "assert model.predict(images).shape == (2, 10)\n"
+        "found = deploy.bench.latency(model, images, warmup_s=0, calls=3)\n"
+        "assert found.p50_ms > 0\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, exported.camera],
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )

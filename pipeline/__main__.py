@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `advprune`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,187 @@
+"""The words: `advprune COMMAND`. Nothing heavier than typer is imported before a command runs."""
+
+import inspect
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.options import RECIPE_OPTIONS, Option, method_options
+
+app = typer.Typer(
+    help="Prune vision models robustly, export them to 8 bits, and attack what ships.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs and of their shared stages.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+LATEST = Path("runs/latest")
+INTERRUPTED = 130
+
+
+def run(**values: Any) -> int:
+    """Train, harden, prune, fine-tune, quantise, export, attack, judge and bundle a model."""
+    from pipeline.commands.running import run
+
+    return run(values)
+
+
+def plan(**values: Any) -> int:
+    """Show the stages of a run, which are cached, and about how long the others would take."""
+    from pipeline.commands.running import plan
+
+    return plan(values)
+
+
+@app.command()
+def verify(run: Run = LATEST, as_json: Json = False) -> int:
+    """Attack the exported engines of a run anew and compare with what its report says."""
+    from pipeline.commands.results import verify
+
+    return verify(run, as_json)
+
+
+@app.command()
+def bench(run: Run = LATEST, as_json: Json = False) -> int:
+    """Measure latency and throughput of the exported engines of a run, interleaved."""
+    from pipeline.commands.results import bench
+
+    return bench(run, as_json)
+
+
+@app.command()
+def gate(
+    run: Run = LATEST,
+    baseline: Annotated[Path | None, typer.Option(help="Verdicts to hold the run against.")] = None,
+    margin: Annotated[float, typer.Option(help="Drop of robust accuracy that is let pass.")] = 0.01,
+    update_baseline: Annotated[
+        bool, typer.Option("--update-baseline", help="Make this run the baseline.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why the baseline changes.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Compare a run with a baseline, image by image; exit 0 pass, 10 fail, 11 open, 12 no match."""
+    from pipeline.commands.results import gate
+
+    return gate(run, baseline, margin, update_baseline, reason, junit, markdown, as_json)
+
+
+@app.command()
+def report(run: Run = LATEST, as_json: Json = False) -> int:
+    """Print the report of a run and say where its page is."""
+    from pipeline.commands.results import report
+
+    return report(run, as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> int:
+    """List the pruning methods with their papers."""
+    from pipeline.commands.listing import methods
+
+    return methods(as_json)
+
+
+@app.command()
+def attacks(as_json: Json = False) -> int:
+    """List the attacks."""
+    from pipeline.commands.listing import attacks
+
+    return attacks(as_json)
+
+
+@app.command()
+def data(as_json: Json = False) -> int:
+    """List the data sets."""
+    from pipeline.commands.listing import data
+
+    return data(as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> int:
+    """List the models."""
+    from pipeline.commands.listing import models
+
+    return models(as_json)
+
+
+@app.command()
+def doctor(runs: Runs = Path("runs"), as_json: Json = False) -> int:
+    """Say what this machine has, what it lacks, and how to get that."""
+    from pipeline.commands.doctor import doctor
+
+    return doctor(runs, as_json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: one line for a refusal, its exit code, and a traceback only with --debug."""
+    words = sys.argv[1:] if arguments is None else arguments
+    # The switch that turns torch.load's safe default off has no business in this process.
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a sign must not end a run.
+            stream.reconfigure(errors="replace")
+    try:
+        _add_generated_commands(words)
+        code = app(words, standalone_mode=False) or 0
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if debug or code is None:
+            raise
+        message = error.format_message() if hasattr(error, "format_message") else str(error)  # pyright: ignore
+        _complain(message, code, words)
+    else:
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            _complain("interrupted; the same command goes on where this one stopped", code, words)
+        sys.exit(code)
+
+
+def _complain(message: str, code: int, words: list[str]) -> None:
+    line = " ".join(message.split())
+    if "--json" in words:
+        sys.stdout.write(json.dumps({"error": line, "exit_code": code}) + "\n")
+    else:
+        sys.stderr.write(f"advprune: {line}\n")
+    sys.exit(code)
+
+
+def _add_generated_commands(words: list[str]) -> None:
+    """`run` and `plan` take the recipe's options, and those of the method that is named."""
+    options = [*RECIPE_OPTIONS, *method_options(words)]
+    for body in (run, plan):
+        app.command(body.__name__)(_with_options(body, options))
+
+
+def _with_options(body: Callable[..., int], options: list[Option]) -> Callable[..., int]:
+    """The function as typer must see it: one keyword parameter per option."""
+
+    def command(**values: Any) -> int:
+        return body(**values)
+
+    parameters = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=Annotated[option.kind, typer.Option(*option.flags, help=option.help)],
+        )
+        for option in options
+    ]
+    command.__name__ = body.__name__
+    command.__doc__ = body.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command

@@ -1,0 +1,72 @@
+"""`advprune run` and `advprune plan`."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from deploy.report import terminal
+from pipeline.options import RECIPE_OPTIONS
+from pipeline.plan import forecast
+from pipeline.recipe import Recipe
+from pipeline.resolve import Sources, resolve
+from pipeline.run import execute
+from pipeline.screen import Screen
+from pipeline.store import Store
+
+
+def run(values: dict[str, Any]) -> int:
+    recipe, sources = _recipe(values)
+    # With --json standard output is the document alone; progress goes to the other stream.
+    screen = Screen(Console(stderr=values["as_json"]))
+    screen.title(headline(recipe))
+    outcome = execute(recipe, sources, values["runs"], screen)
+    report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
+    if values["as_json"]:
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        terminal(report, screen.console)
+    if not outcome.ran:
+        screen.line("nothing to do: every stage was there already")
+    screen.line(f"{outcome.folder}/report.html")
+    return int(outcome.artifacts["gate"].metrics["exit_code"])
+
+
+def plan(values: dict[str, Any]) -> int:
+    recipe, _ = _recipe(values)
+    forecasts = forecast(recipe, Store(values["runs"]))
+    if values["as_json"]:
+        sys.stdout.write(json.dumps([vars(entry) for entry in forecasts]) + "\n")
+        return 0
+    console = Console()
+    console.print(headline(recipe), style="bold", highlight=False, markup=False)
+    for entry in forecasts:
+        cost = "" if entry.seconds is None else f"about {entry.seconds:,.0f} s"
+        console.print(f" {entry.name:<12} {'cached' if entry.cached else cost}", highlight=False)
+    return 0
+
+
+def headline(recipe: Recipe) -> str:
+    removed = f"{100 * recipe.sparsity:g} % removed ({1 / (1 - recipe.sparsity):.4g}×)"
+    parts = (
+        recipe.method,
+        removed,
+        recipe.model,
+        recipe.data,
+        recipe.device,
+        f"seed {recipe.seed}",
+    )
+    return " · ".join(parts)
+
+
+def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:
+    own = {option.name for option in RECIPE_OPTIONS if not option.key}
+    keys = {option.name: option.key for option in RECIPE_OPTIONS if option.key}
+    flags = {
+        keys.get(name, f"options.{name}"): value
+        for name, value in values.items()
+        # A switch that is off was not given.
+        if name not in own and value is not None and value is not False
+    }
+    return resolve(flags, file=values["recipe"], settings=values["set"])

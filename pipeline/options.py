@@ -1,0 +1,108 @@
+"""The options of `run` and `plan`: the recipe's main fields, and those of the named method."""
+
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+@dataclass(frozen=True)
+class Option:
+    """One command-line option; a default of None leaves the value to preset, file or environment.
+
+    Args:
+        key: dotted field of the recipe, or "" for options of the command itself.
+    """
+
+    name: str
+    kind: Any
+    help: str
+    key: str = ""
+    default: Any = None
+    short: str = ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        long = "--" + self.name.removeprefix("as_").replace("_", "-")
+        return (long, self.short) if self.short else (long,)
+
+
+def _recipe(name: str, kind: type, help: str, short: str = "") -> Option:
+    return Option(name, kind | None, help, key=name, short=short)
+
+
+RECIPE_OPTIONS: list[Option] = [
+    _recipe("method", str, "Pruning method; see `advprune methods`. Shows its options.", "-m"),
+    _recipe("sparsity", float, "Share of weights removed, 0 <= s < 1.", "-s"),
+    _recipe("preset", str, "digits, subset, cifar10 or svhn; the one for the data if not given."),
+    _recipe("data", str, "digits, folder:PATH, or a torchvision set; see `advprune data`."),
+    _recipe("data_dir", Path, "Where downloaded data sets are."),
+    _recipe("model", str, "A name of `advprune models`, or package.module:factory."),
+    _recipe("objective", str, "natural, pgd, trades or mart."),
+    _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),
+    _recipe("seed", int, "Seed of everything that is random."),
+    _recipe("device", str, "auto, cpu, cuda or cuda:N."),
+    _recipe("limit_train", int, "Use that many training images, all classes alike."),
+    _recipe("limit_test", int, "Use that many test images, all classes alike."),
+    _recipe("image_size", int, "Resize and crop to this side."),
+    Option(
+        "baseline", Path | None, "Verdicts that the gate holds the run against.", "gate.baseline"
+    ),
+    Option("uint8_head", bool, "Also export models that take uint8 NHWC.", "uint8_head", False),
+    Option("recipe", Path | None, "TOML file of settings.", short="-c"),
+    Option("set", list[str], "Any setting, e.g. --set prune.epochs=5; repeatable.", default=()),
+    Option("runs", Path, "Folder of all runs.", default=Path("runs")),
+    Option("as_json", bool, "Print one JSON document instead of text.", default=False),
+]
+
+
+def method_options(words: list[str]) -> list[Option]:
+    """The fields of the method that the command line names, if it names one.
+
+    Raises:
+        Refused: no such method.
+    """
+    name = _named_method(words)
+    if name is None:
+        return []
+    from advprune.method import get
+
+    fields = get(name).model_fields
+    return [
+        Option(
+            field,
+            _plain(info.annotation) | None,
+            f"[{name}] {info.description}{_choices(info.annotation)} (default {info.default})",
+            key=f"options.{field}",
+        )
+        for field, info in fields.items()
+        if field != "sparsity"
+    ]
+
+
+def _named_method(words: list[str]) -> str | None:
+    """The value of --method, before the command line can be parsed for good."""
+    if not words or words[0] not in ("run", "plan"):
+        return None
+    named = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == "--method" and equals:
+            named = value
+        elif word in ("--method", "-m"):
+            named = following
+        elif word.startswith("-m"):
+            named = word.removeprefix("-m")
+    return named
+
+
+def _plain(annotation: Any) -> Any:
+    """The type to parse with; pydantic checks the rest."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [arg for arg in get_args(annotation) if arg is not types.NoneType]
+        return _plain(inner[0])
+    return str if get_origin(annotation) is Literal else annotation
+
+
+def _choices(annotation: Any) -> str:
+    return f": {', '.join(get_args(annotation))}" if get_origin(annotation) is Literal else ""

@@ -1,0 +1,115 @@
+"""Which stages a recipe means, in order, and what each would cost."""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from advprune.data import ImageSet, Split
+from pipeline.files import canonical
+from pipeline.recipe import Recipe, Training
+from pipeline.stage import Artifact, Stage
+from pipeline.stages import (
+    adversarial,
+    bundle,
+    data,
+    export,
+    finetune,
+    gate,
+    prune,
+    quantize,
+    report,
+    standard,
+    verify,
+)
+from pipeline.store import Store
+
+ORDER = (
+    data,
+    standard,
+    adversarial,
+    prune,
+    finetune,
+    quantize,
+    export,
+    verify,
+    gate,
+    report,
+    bundle,
+)
+_PROBE = 64  # images of the batch that the time estimate is measured on
+
+
+def plan(recipe: Recipe) -> list[Stage]:
+    """The stages of a run. Raises Refused, or NotFound for the data, before anything is written."""
+    return [module.stage(recipe) for module in ORDER]
+
+
+def run_name(recipe: Recipe, stages: list[Stage]) -> str:
+    """For people first; the suffix tells settings apart that the name does not show."""
+    identity = {stage.name: [stage.version, stage.config] for stage in stages}
+    return f"{recipe.name}_{hashlib.sha256(canonical(identity)).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a stage before it runs; seconds is None where it cannot be estimated."""
+
+    name: str
+    cached: bool
+    seconds: float | None
+
+
+def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
+    """Which stages are cached, and measured estimates for the training stages that are not."""
+    stages = plan(recipe)
+    known: dict[str, Artifact] = {}
+    for stage in stages:
+        if all(need in known for need in stage.needs):
+            found = store.find(stage, known)
+            if found:
+                known[stage.name] = found
+    costs: Mapping[str, float] = {}
+    if any(stage.name not in known for stage in stages if stage.name in _TRAINING):
+        costs = _training_seconds(recipe, data.load_images(recipe))
+    return [Forecast(s.name, s.name in known, costs.get(s.name)) for s in stages]
+
+
+_TRAINING = ("standard", "adversarial", "prune", "finetune")
+
+
+def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
+    """Seconds of each training stage: one measured step of its objective, times its steps."""
+    from advprune.objectives import Batch, Objective
+    from advprune.repro import ImageRandom
+    from pipeline.devices import resolve_device
+    from pipeline.stages.training import fresh
+
+    device = resolve_device(recipe.device)
+    net = fresh(recipe, images).to(device)
+    probe: Split = images.train.to(device)
+
+    def seconds_per_image(objective: Objective) -> float:
+        chosen = slice(0, min(_PROBE, len(probe)))
+        floats = probe.images[chosen].float() / 255
+        batch = Batch(floats, probe.labels[chosen], ImageRandom(0, probe.indices[chosen]))
+        elapsed = math.inf
+        for _ in range(3):  # the first one also pays for warming up
+            started = time.perf_counter()
+            objective(net, batch).value.backward()
+            elapsed = min(elapsed, time.perf_counter() - started)
+        return elapsed / len(batch.labels)
+
+    robust = seconds_per_image(recipe.robust_objective())
+    clean = seconds_per_image(Objective("natural", recipe.threat()))
+
+    def total(training: Training, cost: float) -> float:
+        return training.epochs * len(images.train) * cost
+
+    return {
+        "standard": total(recipe.standard, clean),
+        "adversarial": total(recipe.adversarial, robust),
+        "prune": total(recipe.prune, robust) if recipe.pruning_method().learns else 0.0,
+        "finetune": total(recipe.finetune, robust),
+    }

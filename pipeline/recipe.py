@@ -1,0 +1,154 @@
+"""The recipe: every setting of a run, typed, checked, and nothing that is not known."""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from advprune.errors import Refused
+from advprune.method import PruningMethod, Sparsity, get
+from advprune.objectives import Objective, ObjectiveName
+from advprune.train import Schedule
+from advprune.types import Threat
+
+
+def check_eps(value: Any) -> float:
+    """The radius of the attack, 0 <= eps <= 1: a number, or text such as "0.15" or "8/255".
+
+    Raises:
+        ValueError: with the value that was probably meant.
+    """
+    above, slash, below = str(value).partition("/")
+    try:
+        eps = float(above) / float(below if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        eps = math.nan
+    if 0.0 <= eps <= 1.0:
+        return eps
+    hint = f"; did you mean {eps:g}/255?" if 1.0 < eps <= 255.0 else ""
+    raise ValueError(f"eps is the radius of the attack, 0 <= eps <= 1, as 0.15 or 8/255{hint}")
+
+
+Eps = Annotated[float, BeforeValidator(check_eps)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Training(Section):
+    """One training stage: SGD with momentum and a cosine schedule."""
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    validate_every: int = Field(default=1, ge=0)
+
+    def schedule(self) -> Schedule:
+        return Schedule(**self.model_dump())
+
+
+class Quantization(Section):
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+
+
+class Verification(Section):
+    """How hard the exported engine is attacked."""
+
+    steps: int = Field(default=50, ge=1)
+    restarts: int = Field(default=2, ge=1)
+    queries: int = Field(default=1000, ge=1)
+
+
+class Gate(Section):
+    baseline: Path | None = None
+    margin: float = Field(default=0.01, ge=0, lt=1)
+
+
+class Recipe(Section):
+    """A whole run. Field names are the options of `advprune run`, with dashes."""
+
+    preset: str = "digits"
+    method: str = "harp"
+    sparsity: Sparsity = 0.9
+    options: dict[str, Any] = {}
+    data: str = "digits"
+    data_dir: Path = Path("data")
+    image_size: int | None = Field(default=None, ge=4)
+    limit_train: int | None = Field(default=None, ge=1)
+    limit_test: int | None = Field(default=None, ge=1)
+    split_seed: int = Field(default=0, ge=0)
+    model: str = "digits_resnet"
+    objective: ObjectiveName = "pgd"
+    eps: Eps = 8 / 255
+    attack_steps: int = Field(default=10, ge=1)
+    beta: float = Field(default=6.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    uint8_head: bool = False
+    standard: Training = Training(epochs=100)
+    adversarial: Training = Training(epochs=100)
+    prune: Training = Training(epochs=20)
+    finetune: Training = Training(epochs=100, lr=0.01)
+    quantize: Quantization = Quantization()
+    verify: Verification = Verification()
+    gate: Gate = Gate()
+
+    def threat(self) -> Threat:
+        return Threat(eps=self.eps)
+
+    def robust_objective(self) -> Objective:
+        return Objective(self.objective, self.threat(), self.attack_steps, self.beta)
+
+    def pruning_method(self) -> PruningMethod:
+        """Raises Refused naming the option that the method refuses."""
+        cls = get(self.method)
+        known = [name for name in cls.model_fields if name != "sparsity"]
+        for key in self.options:
+            if key not in known:
+                raise Refused(unknown(f"option of {self.method}", key, known))
+        try:
+            return cls(sparsity=self.sparsity, **self.options)
+        except ValidationError as error:
+            raise Refused(first_error(error, {}, prefix="options.")) from None
+
+    @property
+    def name(self) -> str:
+        """Folder name of the run, for people; the key of its settings is added by the plan."""
+        data = Path(self.data.partition(":")[2]).name or self.data
+        return f"{data}_{self.model}_{self.method}_s{self.sparsity:g}_seed{self.seed}".replace(
+            ":", "-"
+        )
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the recipe but the options of a method."""
+    keys: list[str] = []
+    for name, field in Recipe.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += [f"{name}.{leaf}" for leaf in kind.model_fields]
+        elif name != "options":
+            keys.append(name)
+    return keys
+
+
+def unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
+    return f"{what} {name!r} is not known; {hint}"
+
+
+def first_error(error: ValidationError, sources: dict[str, str], prefix: str = "") -> str:
+    """The first finding of pydantic in one line: option, value, what is wrong."""
+    first = error.errors()[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    source = f" (from {sources[key]})" if key in sources else ""
+    message = first["msg"].removeprefix("Value error, ")
+    option = key if "." in key else "--" + key.replace("_", "-")
+    return f"{option} {first['input']!r}{source}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,57 @@
+"""Carry out a plan: reuse what is there, make what is not, publish the run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from advprune.repro import environment
+from pipeline.devices import resolve_device
+from pipeline.files import lock, needed_folder, storage_errors, write_bytes
+from pipeline.plan import plan, run_name
+from pipeline.recipe import Recipe
+from pipeline.resolve import Sources, to_toml
+from pipeline.screen import Screen
+from pipeline.stage import Artifact, Context
+from pipeline.store import Store
+from pipeline.watch import Watch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its folder, its artefacts by stage, and the stages that did any work."""
+
+    folder: Path
+    artifacts: dict[str, Artifact]
+    ran: list[str]
+
+
+def execute(recipe: Recipe, sources: Sources, runs: Path, screen: Screen) -> Outcome:
+    """Run every stage that is not cached, in order.
+
+    Raises:
+        Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
+    """
+    device = resolve_device(recipe.device)
+    stages = plan(recipe)
+    name = run_name(recipe, stages)
+    store = Store(runs)
+    artifacts: dict[str, Artifact] = {}
+    ran: list[str] = []
+    guard = runs / f".{name}.lock"
+    with needed_folder(runs), storage_errors(runs), lock(guard, str(runs / name)):
+        for stage in stages:
+            found = store.find(stage, artifacts)
+            if found is None:
+                with screen.running(stage.name) as (bar, task):
+
+                    def context(out: Path, bar=bar, task=task) -> Context:
+                        return Context(recipe, artifacts, out, Watch(out, bar, task))
+
+                    found = store.build(stage, artifacts, context, environment(device))
+                ran.append(stage.name)
+            artifacts[stage.name] = found
+            screen.finished(stage.name, found, cached=stage.name not in ran)
+        folder = store.publish(name, artifacts)
+        record = folder / "recipe.toml"
+        if not record.exists():  # else the same settings, perhaps read from this very file
+            write_bytes(record, to_toml(recipe, sources).encode())
+        return Outcome(folder, artifacts, ran)

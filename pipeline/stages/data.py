@@ -1,0 +1,50 @@
+"""Stage 0: decoded, checked and split images, so that no later stage reads a folder again."""
+
+from advprune.data import ImageSet, fingerprint, load, save
+from advprune.errors import BadData
+from export.calibrate import FEWEST_IMAGES
+from pipeline.recipe import Recipe
+from pipeline.stage import Context, Metrics, Stage
+
+
+def load_images(recipe: Recipe) -> ImageSet:
+    """The images of a run.
+
+    Raises:
+        Refused and its kinds: as `advprune.data.load`.
+        BadData: there will be too few to calibrate with, better said now than after training.
+    """
+    images = load(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        split_seed=recipe.split_seed,
+        limit_train=recipe.limit_train,
+        limit_test=recipe.limit_test,
+        image_size=recipe.image_size,
+    )
+    if len(images.calib) < FEWEST_IMAGES:
+        count = sum(len(split) for split in (images.train, images.val, images.calib))
+        raise BadData(
+            f"{recipe.data}: {count} images to train on leave {len(images.calib)} to calibrate 8 "
+            f"bits with, fewer than {FEWEST_IMAGES}; give at least {8 * FEWEST_IMAGES} "
+            "(add images or raise --limit-train)"
+        )
+    return images
+
+
+def stage(recipe: Recipe) -> Stage:
+    def run(context: Context) -> Metrics:
+        images = load_images(context.recipe)
+        save(images, context.out)
+        splits = {name: len(getattr(images, name)) for name in ("train", "val", "calib", "test")}
+        return {**splits, "classes": len(images.classes), "digest": images.digest}
+
+    config = {
+        "data": recipe.data.partition(":")[0],
+        "fingerprint": fingerprint(recipe.data, recipe.data_dir, recipe.image_size),
+        "split_seed": recipe.split_seed,
+        "limit_train": recipe.limit_train,
+        "limit_test": recipe.limit_test,
+        "image_size": recipe.image_size,
+    }
+    return Stage("data", (), config, run)

@@ -1,0 +1,72 @@
+"""Stage 6: the files that ship, each checked against the network it came from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from advprune.data import ImageSet, as_float
+from advprune.errors import Incompatible
+from advprune.evaluate import predict
+from deploy.runtime import load
+from export import graph
+from export.check import assert_fused, parity
+from export.encodings import uint8_head, x86_form
+from export.to_tensorrt import Built, build_engine
+from pipeline.recipe import Recipe
+from pipeline.stage import Context, Metrics, Stage
+from pipeline.stages.quantize import FLOAT, INT8
+from pipeline.stages.training import images_of, network_of
+
+X86 = "model.int8.x86.onnx"
+CAMERA = "model.int8.camera.onnx"
+ENGINE = "model.plan"
+LARGEST_BATCH = 128
+FLOAT_GAP = 1e-4  # another order of float32 additions stays far below this
+
+
+def engines_of(folder: Path) -> dict[str, Path]:
+    """Name -> file of the engines that this machine can run and attack; "int8" is what ships."""
+    files = {"fp32": folder / FLOAT, "int8": folder / X86, "int8-camera": folder / CAMERA}
+    return {name: path for name, path in files.items() if path.exists()}
+
+
+def stage(recipe: Recipe) -> Stage:
+    def run(context: Context) -> Metrics:
+        images = images_of(context)
+        labels = {"labels": "\n".join(images.classes)}
+        models = {
+            FLOAT: graph.load(context["quantize"].file(FLOAT)),
+            INT8: graph.load(context["quantize"].file(INT8)),
+        }
+        models[X86] = x86_form(models[INT8])
+        if context.recipe.uint8_head:
+            models[CAMERA] = uint8_head(models[X86])
+        for name, model in models.items():
+            graph.set_metadata(model, labels)
+            graph.save(model, context.out / name)
+        operators = assert_fused(context.out / X86)
+        built = build_engine(context.out / INT8, context.out / ENGINE, images.shape, LARGEST_BATCH)
+        return {
+            **_float_parity(context, images),
+            "fused_operators": ", ".join(f"{count} {name}" for name, count in operators.items()),
+            "tensorrt": f"built with {built.version}" if isinstance(built, Built) else built.reason,
+        }
+
+    config = {"uint8_head": recipe.uint8_head, "max_batch": LARGEST_BATCH}
+    return Stage("export", ("data", "finetune", "quantize"), config, run)
+
+
+def _float_parity(context: Context, images: ImageSet) -> Metrics:
+    """The float file must be the float network; what 8 bits cost is measured by `verify`."""
+    net = network_of(context, "finetune")
+    reference = predict(net, images.val.images).cpu().numpy()
+    floats = as_float(images.val.images).cpu().numpy()
+    exported = load(context.out / FLOAT).predict(floats)
+    measured = parity(reference, exported)
+    scale = max(1.0, float(np.abs(reference).max()))
+    if measured["max_logit_gap"] > FLOAT_GAP * scale:
+        raise Incompatible(
+            f"export: {FLOAT} differs from its network by {measured['max_logit_gap']:.2g} in a "
+            "logit; report this model as a defect of the exporter"
+        )
+    return {"fp32_logit_gap": measured["max_logit_gap"]}

@@ -1,0 +1,116 @@
+"""Stage 9: what came out, in one JSON document, one page and one Markdown file."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from advprune.masks import counts, load_masks, sparsity_of
+from deploy.report import render_html, render_markdown
+from deploy.statistics import clopper_pearson
+from deploy.verdicts import read
+from pipeline.files import write_bytes, write_json
+from pipeline.recipe import Recipe
+from pipeline.stage import Artifact, Context, Metrics, Stage
+from pipeline.stages.verify import RESULTS, verdict_file
+
+_NEEDS = (
+    "data",
+    "standard",
+    "adversarial",
+    "prune",
+    "finetune",
+    "quantize",
+    "export",
+    "verify",
+    "gate",
+)
+_TOY = "toy data, not a benchmark: 8 x 8 digits show that the way works, not how a method ranks"
+_DENSE = (
+    "zeros scattered in dense kernels make the download smaller, not the engine faster: "
+    "the speed-up here comes from 8 bits"
+)
+
+
+def stage(recipe: Recipe) -> Stage:
+    def run(context: Context) -> Metrics:
+        report = assemble(context.recipe, context.inputs)
+        write_json(context.out / "report.json", report)
+        write_bytes(context.out / "report.html", render_html(report).encode())
+        write_bytes(context.out / "report.md", render_markdown(report).encode())
+        return {}
+
+    return Stage("report", _NEEDS, {"recipe": recipe.model_dump(mode="json")}, run)
+
+
+def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The report: every number measured on a file that ships, each with where it came from."""
+    results = json.loads(artifacts["verify"].file(RESULTS).read_text())
+    gate = json.loads(artifacts["gate"].file("gate.json").read_text())
+    masks = load_masks(artifacts["prune"].file("masks.safetensors"))
+    layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
+    engines = [_engine(name, artifacts["verify"], results) for name in results["speed"]]
+    exported = artifacts["export"].metrics
+    return {
+        "schema": 1,
+        "title": title(recipe, artifacts["verify"].manifest["environment"]),
+        "verdict": {"status": gate["status"], "lines": gate["lines"]},
+        "command": "advprune run --recipe recipe.toml",
+        "recipe": recipe.model_dump(mode="json"),
+        "environment": artifacts["verify"].manifest["environment"],
+        "stages": [_stage(name, artifacts[name]) for name in _NEEDS],
+        "sparsity": {
+            "asked": recipe.sparsity,
+            "got": sparsity_of(masks),
+            "kept": sum(layer["kept"] for layer in layers),
+            "total": sum(layer["total"] for layer in layers),
+            "layers": layers,
+        },
+        "engines": engines,
+        "transfer": results["transfer"],
+        "parity": results["parity"]["int8"],
+        "health": results["health"],
+        "gate": gate,
+        "threat": recipe.threat().to_dict(),
+        "images": artifacts["data"].metrics["test"],
+        "notes": [
+            *([_TOY] if recipe.data == "digits" else []),
+            *([_DENSE] if recipe.sparsity > 0 else []),
+            f"int8 operators that run: {exported['fused_operators']}",
+            f"TensorRT engine: {exported['tensorrt']}",
+        ],
+    }
+
+
+def title(recipe: Recipe, environment: Mapping[str, Any]) -> str:
+    """One line that tells this run from others."""
+    removed = f"{100 * recipe.sparsity:g} % removed ({1 / (1 - recipe.sparsity):.4g}×)"
+    device = str(environment["device"])
+    parts = (recipe.method, removed, recipe.model, recipe.data, device, f"seed {recipe.seed}")
+    return " · ".join(parts)
+
+
+def _stage(name: str, artifact: Artifact) -> dict[str, Any]:
+    shown = {k: v for k, v in artifact.metrics.items() if not isinstance(v, str)}
+    seconds = artifact.manifest["seconds"]
+    return {"name": name, "status": "ran", "seconds": seconds, "metrics": shown}
+
+
+def _engine(name: str, verification: Artifact, results: Mapping[str, Any]) -> dict[str, Any]:
+    verdicts = read(verification.file(verdict_file(name)))
+    shares = {key: _interval(flags) for key, flags in verdicts.flags.items()}
+    speed = {k: v for k, v in results["speed"][name].items() if k != "samples_ms"}
+    return {
+        "name": name,
+        "file": verdicts.artefact["file"],
+        "precision": verdicts.artefact["precision"],
+        "clean": shares.pop("clean"),
+        "worst": shares.pop("worst"),
+        "attacks": shares,
+        "latency": speed,
+        **results["sizes"][name],
+    }
+
+
+def _interval(flags: list[bool]) -> dict[str, float]:
+    low, high = clopper_pearson(sum(flags), len(flags))
+    return {"value": sum(flags) / len(flags), "low": low, "high": high}

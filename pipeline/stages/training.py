@@ -1,0 +1,90 @@
+"""What the training stages share: a network in, the same loop, a plain network out."""
+
+import json
+from typing import Any
+
+from torch import nn
+
+from advprune.data import ImageSet, read
+from advprune.masking import bake
+from advprune.method import Task
+from advprune.models import Architecture, build
+from advprune.models.checkpoint import load, save
+from advprune.objectives import Objective
+from advprune.train import Trained, fit
+from pipeline.devices import resolve_device
+from pipeline.files import write_bytes
+from pipeline.recipe import Recipe, Training
+from pipeline.stage import Context, Metrics
+
+
+def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[str, Any]:
+    """What the result of a training stage depends on, beside its parents."""
+    adversarial = objective.name != "natural"
+    return {
+        "training": training.model_dump(),
+        "objective": {
+            "name": objective.name,
+            "threat": objective.threat.to_dict() if adversarial else None,
+            "steps": objective.steps if adversarial else None,
+            "beta": objective.beta if objective.name in ("trades", "mart") else None,
+        },
+        "seed": recipe.seed,
+    }
+
+
+def images_of(context: Context) -> ImageSet:
+    """The data set, on the device of the run."""
+    return read(context["data"].check()).to(resolve_device(context.recipe.device))
+
+
+def architecture_of(recipe: Recipe, images: ImageSet) -> Architecture:
+    mean, std = images.mean_std()
+    return Architecture(recipe.model, len(images.classes), images.shape, mean, std)
+
+
+def fresh(recipe: Recipe, images: ImageSet) -> nn.Module:
+    """A network with the random weights of this seed."""
+    return build(architecture_of(recipe, images), seed=recipe.seed)
+
+
+def network_of(context: Context, stage: str) -> nn.Module:
+    """The network that a stage left, on the device of the run."""
+    return load(context[stage].check()).to(resolve_device(context.recipe.device))
+
+
+def train(
+    context: Context, net: nn.Module, training: Training, objective: Objective
+) -> tuple[nn.Module, Trained]:
+    """Run the loop, write the plain network and the history; the masks of `net` stay in force."""
+    images = images_of(context)
+    net = net.to(resolve_device(context.recipe.device))
+    task = Task(objective, context.recipe.seed)
+    trained = fit(
+        net,
+        images,
+        task,
+        training.schedule(),
+        context.observer,
+        select=training.validate_every > 0,
+    )
+    write_network(context, net, images)
+    write_history(context, trained)
+    return net, trained
+
+
+def write_network(context: Context, net: nn.Module, images: ImageSet) -> None:
+    """Bake whatever is attached and save the plain network."""
+    architecture = architecture_of(context.recipe, images)
+    save(bake(net, build(architecture)), architecture, context.out)
+
+
+def write_history(context: Context, trained: Trained) -> None:
+    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in trained.history)
+    write_bytes(context.out / "metrics.jsonl", lines.encode())
+
+
+def last_metrics(trained: Trained) -> Metrics:
+    """The measurements on the validation split after the last epoch."""
+    last = trained.history[-1] if trained.history else {}
+    return {key: round(value, 6) for key, value in last.items() if key.startswith("val_")}

@@ -1,0 +1,50 @@
+"""The house rules that a tool can check: size of files, names on disk, what the README promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from advprune.method import names
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("advprune", "export", "deploy", "pipeline")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+BUDGET = 260
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_source_file_is_about_one_thing(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= BUDGET, "split it, one idea per file"
+    if text:
+        assert text.startswith('"""'), "say in the first line what the file is for"
+
+
+def test_every_make_target_is_phony() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[1].split())  # pyright: ignore
+    rules = re.findall(r"^([a-z][a-z -]*):(?!=)", makefile, re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
+    assert targets == phony
+
+
+def test_the_readme_names_only_targets_and_methods_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^    make ([a-z-]+)", readme, re.MULTILINE):
+        assert re.search(rf"^[a-z -]*\b{target}\b.*:", makefile, re.MULTILINE), target
+    for method in re.findall(r"METHOD=([a-z_]+)", readme):
+        assert method in names()
+
+
+def test_requirements_are_exact_hashed_and_name_no_index() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        if path.name == "overrides.txt":
+            continue
+        text = path.read_text()
+        assert not re.search(r"https?://|--(extra-)?index-url|--find-links", text), path.name
+        pins = re.findall(r"^([A-Za-z0-9._-]+)(.*)$", text, re.MULTILINE)
+        assert pins
+        assert all(rest.startswith("==") for _, rest in pins), path.name
+        assert text.count("--hash=sha256:") >= len(pins)

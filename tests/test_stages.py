@@ -1,0 +1,402 @@
+"""A stage depends on its own settings and on what it reads; a training stage resumes exactly."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress as Bar
+
+from advprune.errors import BadData, NotFound, Refused, Unavailable
+from advprune.masking import prunable_weights
+from advprune.masks import load_masks
+from advprune.method import Progress, get
+from advprune.models.checkpoint import load
+from deploy.errors import DeployError
+from pipeline.devices import resolve_device
+from pipeline.plan import plan, run_name
+from pipeline.recipe import Recipe, known_keys
+from pipeline.stage import Artifact, Context, Stage
+from pipeline.stages import bundle, gate
+from pipeline.stages.prune import check_target
+from pipeline.store import CHECKPOINT, Store
+from pipeline.watch import Silent, Watch
+
+TRAINING = ("standard", "adversarial", "prune", "finetune")
+ROBUST = ("adversarial", "prune", "finetune")
+
+
+# What a stage depends on ------------------------------------------------------------------------
+
+# Setting -> another value, and the stages that must see it; the report shows every setting.
+SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "preset": ("cifar10", ()),
+    "method": ("magnitude", ("prune",)),
+    "sparsity": (0.8, ("prune",)),
+    "data": ("mnist", ("data",)),
+    "data_dir": ("elsewhere", ()),
+    "image_size": (16, ("data",)),
+    "limit_train": (300, ("data",)),
+    "limit_test": (300, ("data",)),
+    "split_seed": (1, ("data",)),
+    "model": ("resnet20", ("standard",)),
+    "objective": ("trades", ROBUST),
+    "eps": (0.1, (*ROBUST, "verify")),
+    "attack_steps": (3, ROBUST),
+    "beta": (5.0, ()),  # of TRADES and MART alone
+    "seed": (1, (*TRAINING, "verify")),
+    "device": ("cuda", ()),
+    "uint8_head": (True, ("export",)),
+    "quantize.calibration": ("percentile", ("quantize",)),
+    "verify.steps": (3, ("verify",)),
+    "verify.restarts": (3, ("verify",)),
+    "verify.queries": (3, ("verify",)),
+    "gate.margin": (0.02, ("gate",)),
+    "gate.baseline": (None, ("gate",)),  # a file, see below
+    **{
+        f"{stage}.{key}": (value, (stage,))
+        for stage in TRAINING
+        for key, value in {
+            "epochs": 77,
+            "batch_size": 77,
+            "lr": 0.077,
+            "momentum": 0.5,
+            "weight_decay": 0.5,
+            "warmup": 0.77,
+            "validate_every": 77,
+        }.items()
+    },
+}
+
+
+def with_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+    """A recipe of the defaults, without the preset that a command would begin with."""
+    tree = (base or Recipe()).model_dump()
+    for key, value in settings.items():
+        section, _, leaf = key.rpartition(".")
+        (tree[section] if section else tree)[leaf] = value
+    return Recipe.model_validate(tree)
+
+
+def configs(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {stage.name: stage.config for stage in plan(with_settings(settings))}
+
+
+def changed(settings: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> set[str]:
+    before, after = configs(base or {}), configs({**(base or {}), **settings})
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_every_setting_is_considered() -> None:
+    assert set(SEEN_BY) == set(known_keys())
+
+
+@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline"}))
+def test_a_setting_reaches_the_stages_that_depend_on_it_and_no_other(key: str) -> None:
+    value, stages = SEEN_BY[key]
+    assert changed({key: value}) == {*stages, "report"}
+
+
+def test_a_setting_that_an_objective_does_not_read_changes_nothing() -> None:
+    assert changed({"beta": 5}, base={"objective": "trades"}) == {*ROBUST, "report"}
+    natural = {"objective": "natural"}
+    assert changed({"eps": 0.1}, base=natural) == {"verify", "report"}
+    assert changed({"attack_steps": 3}, base=natural) == {"report"}
+    # A method that reads its masks off the network does not train.
+    assert changed({"prune.epochs": 5}, base={"method": "magnitude"}) == {"report"}
+
+
+def test_options_and_source_of_the_method_belong_to_prune() -> None:
+    source = Path(inspect.getfile(get("harp"))).read_bytes()
+    assert configs({})["prune"]["source"] == hashlib.sha256(source).hexdigest()
+    fields = get("harp").model_fields.items()
+    share = next(name for name, f in fields if f.annotation is float and name != "sparsity")
+    assert changed({"options": {share: 0.123}}) == {"prune", "report"}
+
+
+def test_the_code_of_a_factory_belongs_to_standard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = tmp_path / "my_nets_of_stages.py"
+    module.write_text("def small(num_classes, in_channels): ...\n")
+    mine = {"model": "my_nets_of_stages:small"}
+    before, name = configs(mine), run_name(with_settings(mine), plan(with_settings(mine)))
+    assert "my_nets_of_stages-small" in name
+    module.write_text("def small(num_classes, in_channels): return None\n")
+    after = configs(mine)
+    assert [name for name in before if before[name] != after[name]] == ["standard"]
+    with pytest.raises(NotFound, match="has no 'large'"):
+        configs({"model": "my_nets_of_stages:large"})
+
+
+def test_a_baseline_counts_by_its_content(tmp_path: Path) -> None:
+    for name, reason in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(json.dumps(verdicts_file(reason)))
+
+    def gate_with(name: str) -> Mapping[str, Any]:
+        return configs({"gate.baseline": tmp_path / name})["gate"]
+
+    assert gate_with("a") == gate_with("b")
+    assert gate_with("a") != gate_with("c")
+    assert gate_with("a") != configs({})["gate"]
+
+
+def test_a_baseline_is_read_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match=r"--baseline .*none: no such file.*update") as refusal:
+        configs({"gate.baseline": tmp_path / "none"})
+    assert refusal.value.exit_code == 12
+    (tmp_path / "broken").write_text("{}")
+    with pytest.raises(DeployError, match="broken") as refusal:
+        configs({"gate.baseline": tmp_path / "broken"})
+    assert refusal.value.exit_code == 65
+
+
+def test_runs_that_differ_in_anything_have_names_that_differ() -> None:
+    variants: list[dict[str, Any]] = [
+        {},
+        {"gate.margin": 0.02},
+        {"sparsity": 0.5},
+        {"eps": 0.5},
+        {},
+    ]
+    recipes = [with_settings(settings) for settings in variants]
+    names = [run_name(recipe, plan(recipe)) for recipe in recipes]
+    assert len(set(names)) == 4
+    assert names[0] == names[-1]
+    assert names[2].startswith("digits_digits_resnet_harp_s0.5_seed0_")
+
+
+def verdicts_file(reason: str) -> dict[str, Any]:
+    from deploy.verdicts import Verdicts
+
+    protocol = {
+        "data": "0" * 64,
+        "images": "0" * 64,
+        "labels": "0" * 64,
+        "threat": {"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0},
+        "attacks": [],
+        "seed": 0,
+        "input": "float32 NCHW [0,1]",
+    }
+    artefact = {"file": "m", "sha256": "0" * 64, "precision": "int8"}
+    return Verdicts(protocol, artefact, {"clean": [True]}, reason).to_dict()
+
+
+# Training ---------------------------------------------------------------------------------------
+
+SMALL = with_settings(
+    {
+        "limit_train": 1024,
+        "limit_test": 50,
+        "attack_steps": 1,
+        **{f"{stage}.epochs": 3 if stage == "prune" else 1 for stage in TRAINING},
+        **{f"{stage}.batch_size": 64 for stage in TRAINING},
+    }
+)
+
+
+class Stopped(Watch):
+    """Ctrl-C in the middle of an epoch, after two have been saved."""
+
+    def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        if progress.step > 2 * progress.epoch_steps:
+            raise KeyboardInterrupt
+        super().step(progress, metrics)
+
+
+class Runner:
+    """Builds the first stages of a recipe one after the other."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        self.recipe, self.store = recipe, Store(root)
+        self.stages = {stage.name: stage for stage in plan(recipe)}
+        self.made: dict[str, Artifact] = {}
+
+    def build(self, name: str, watch: type[Watch] = Watch) -> Artifact:
+        bar = Bar(disable=True)
+
+        def context(out: Path) -> Context:
+            return Context(self.recipe, self.made, out, watch(out, bar, bar.add_task("")))
+
+        self.made[name] = self.store.build(self.stages[name], self.made, context, {})
+        return self.made[name]
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    runner = Runner(SMALL, tmp_path_factory.mktemp("runs"))
+    for name in ("data", "standard", "adversarial"):
+        runner.build(name)
+    return runner
+
+
+def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
+    runner: Runner, tmp_path: Path
+) -> None:
+    whole = runner.build("prune")
+    other = Runner(SMALL, tmp_path)
+    other.made = {k: v for k, v in runner.made.items() if k != "prune"}
+    with pytest.raises(KeyboardInterrupt):
+        other.build("prune", Stopped)
+    left = [path.name for path in (tmp_path / "store").iterdir()]
+    assert left == [f".tmp-{whole.path.name}"]
+    assert (tmp_path / "store" / left[0] / CHECKPOINT).is_file()
+
+    epochs = []
+
+    class Counted(Watch):
+        def save(self, epoch: int, tensors: dict, history: list[dict]) -> None:
+            epochs.append(epoch)
+            super().save(epoch, tensors, history)
+
+    resumed = other.build("prune", Counted)
+    assert epochs == [3]
+    assert resumed.digest == whole.digest
+    assert len((whole.path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_checkpoint_that_cannot_be_read_is_refused_and_removed(
+    runner: Runner, tmp_path: Path
+) -> None:
+    other = Runner(SMALL, tmp_path)
+    other.made = {k: v for k, v in runner.made.items() if k in ("data", "standard")}
+    name = runner.made["adversarial"].path.name
+    temporary = tmp_path / "store" / f".tmp-{name}"
+    temporary.mkdir(parents=True)
+    (temporary / CHECKPOINT).write_bytes(b"torn")
+    with pytest.raises(BadData, match=r"the checkpoint cannot be read .*begins anew"):
+        other.build("adversarial")
+    assert not temporary.exists()
+    assert other.build("adversarial").digest == runner.made["adversarial"].digest
+
+
+def test_removed_weights_stay_exactly_zero(runner: Runner) -> None:
+    pruned = runner.build("prune")
+    tuned = runner.build("finetune")
+    masks = load_masks(pruned.file("masks.safetensors"))
+    assert set(masks) == set(prunable_weights(load(tuned.check())))
+    for artifact in (pruned, tuned):
+        weights = load(artifact.check()).state_dict()
+        for name, mask in masks.items():
+            assert not weights[name][~mask].any()
+    total = sum(mask.numel() for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept == round(0.1 * total)
+    assert pruned.metrics["kept"] == kept
+    assert tuned.metrics["sparsity"] == pytest.approx(1 - kept / total)
+    before = load(pruned.path).state_dict()
+    after = load(tuned.path).state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in masks)
+
+
+def test_no_epochs_leave_the_network_as_it_was(runner: Runner, tmp_path: Path) -> None:
+    # Also with the choice of the best epoch, of which there is none.
+    none = {"adversarial.epochs": 0, "adversarial.validate_every": 1}
+    other = Runner(with_settings(none, SMALL), tmp_path)
+    other.made = {k: v for k, v in runner.made.items() if k in ("data", "standard")}
+    made = other.build("adversarial")
+    weights = "weights.safetensors"
+    assert made.file(weights).read_bytes() == runner.made["standard"].file(weights).read_bytes()
+
+
+def test_masks_off_target_are_refused() -> None:
+    masks = {"a": torch.ones(4, dtype=torch.bool), "b": torch.zeros(6, dtype=torch.bool)}
+    masks["b"][0] = True
+    check_target(masks, 0.5)
+    with pytest.raises(BadData, match=r"keep 5 weights, sparsity 0\.6 asks for 4"):
+        check_target(masks, 0.6)
+    masks = {"a": torch.ones(4, dtype=torch.bool), "b": torch.zeros(4, dtype=torch.bool)}
+    with pytest.raises(BadData, match="keep 0 of 4 weights in b; lower the sparsity"):
+        check_target(masks, 0.5)
+
+
+# Gate and bundle --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "words"),
+    [
+        (["PASS", "PASS"], "PASS", "2 checks"),
+        (["PASS", "SUSPECT"], "PASS", "2 checks, suspect: H1"),
+        (["INVALID", "SUSPECT"], "INCONCLUSIVE", "evaluation is invalid: H0 is wrong"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_believed_leaves_the_verdict_open(
+    tmp_path: Path, statuses: list[str], status: str, words: str
+) -> None:
+    health = [{"id": f"H{i}", "what": "is wrong", "status": s} for i, s in enumerate(statuses)]
+    (tmp_path / "verification.json").write_text(json.dumps({"health": health}))
+    found = gate._health(cast(Artifact, SimpleNamespace(file=lambda name: tmp_path / name)))
+    assert found.status == status
+    assert words in found.message
+
+
+def test_nothing_is_bundled_when_the_gate_failed(tmp_path: Path) -> None:
+    failed = cast(Artifact, SimpleNamespace(metrics={"verdict": "FAIL"}))
+    context = Context(SMALL, {"gate": failed}, tmp_path, Silent())
+    metrics = bundle.stage(SMALL).run(context)
+    assert str(metrics["bundle"]).startswith("none")
+    assert [path.name for path in tmp_path.iterdir()] == ["skipped.json"]
+
+
+def test_a_bundle_has_sixteen_samples_even_of_few_images() -> None:
+    images = np.arange(5)[:, None]
+    assert bundle._pad(images)[:, 0].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "expected"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_a_device_is_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, count: int, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    assert resolve_device(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("cuda", Unavailable, "this machine has 0 CUDA devices; use --device cpu"),
+        ("cuda:7", Unavailable, "--device cuda:7"),
+        ("quda", Refused, "is not a device; use auto, cpu, cuda or cuda:N"),
+        ("", Refused, "is not a device"),
+        ("meta", Refused, "is not supported"),
+        ("mps", Refused, "is not supported"),
+    ],
+)
+def test_a_device_that_is_not_there_is_never_replaced(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: type[Refused], words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(kind, match=words) as refusal:
+        resolve_device(name)
+    assert refusal.value.exit_code == {Unavailable: 69, Refused: 2}[kind]
+
+
+def test_a_stage_knows_its_needs_before_they_are_used() -> None:
+    made: set[str] = set()
+    stages: list[Stage] = plan(Recipe())
+    for stage in stages:
+        assert set(stage.needs) <= made
+        made.add(stage.name)
+    assert replace(stages[0], version=2).key({}) != stages[0].key({})

@@ -5,11 +5,14 @@ its twin's gradient at its own answers, through its ancestors, and by asking it 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
+
+import torch
 
 from advprune.attacks import Attack
 from advprune.attacks.losses import cross_entropy, margin
@@ -114,8 +117,19 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
     # Engines work in threads of their own while the twins are attacked. Neither need bear two
     # callers at once, so whatever asks both comes first.
     found = {one.name: run(one) for one in planned if one.asks == "both"}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, _cores_left_for(len(targets.engines)):
         asked = {one.name: pool.submit(run, one) for one in planned if one.asks == "engine"}
         found |= {one.name: run(one) for one in planned if one.asks == "twin"}
         found |= {name: future.result() for name, future in asked.items()}
     return {one.name: found[one.name] for one in planned}
+
+
+@contextmanager
+def _cores_left_for(others: int) -> Iterator[None]:
+    """Torch's threads wait for each other by spinning: sharing a core slows them tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - others))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,4 +1,6 @@
-"""Which device a run computes on."""
+"""Which device a run computes on, with how many threads, and what of that its results keep."""
+
+from importlib.metadata import version
 
 import torch
 
@@ -28,3 +30,23 @@ def resolve_device(name: str) -> str:
     elif device.type != "cpu":
         raise Refused(f"--device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     return name
+
+
+def use_threads(count: int | None) -> None:
+    """Give torch this many CPU threads; None leaves all cores to it.
+
+    Threads wait for each other by spinning, so on a busy machine two of them can be tens of times
+    slower than one where the layers are tiny; and another count adds in another order.
+    """
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def platform(device: str) -> dict[str, str | int]:
+    """What a result depends on beside settings and data; part of the key of every stage."""
+    return {
+        "device": resolve_device(device).partition(":")[0],
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "onnxruntime": version("onnxruntime"),
+    }

@@ -4,9 +4,10 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advprune.data import ImageSet, Split
+from pipeline.devices import platform, resolve_device, use_threads
 from pipeline.files import canonical
 from pipeline.recipe import Recipe, Training
 from pipeline.stage import Artifact, Stage
@@ -43,7 +44,10 @@ _PROBE = 64  # images of the batch that the time estimate is measured on
 
 def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a run. Raises Refused, or NotFound for the data, before anything is written."""
-    return [module.stage(recipe) for module in ORDER]
+    use_threads(recipe.threads)
+    here = platform(recipe.device)
+    stages = [module.stage(recipe) for module in ORDER]
+    return [replace(stage, config={**stage.config, "platform": here}) for stage in stages]
 
 
 def run_name(recipe: Recipe, stages: list[Stage]) -> str:
@@ -83,7 +87,6 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     """Seconds of each training stage: one measured step of its objective, times its steps."""
     from advprune.objectives import Batch, Objective
     from advprune.repro import ImageRandom
-    from pipeline.devices import resolve_device
     from pipeline.stages.training import fresh
 
     device = resolve_device(recipe.device)

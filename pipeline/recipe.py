@@ -90,6 +90,7 @@ class Recipe(Section):
     beta: float = Field(default=6.0, ge=0)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
     uint8_head: bool = False
     standard: Training = Training(epochs=100)
     adversarial: Training = Training(epochs=100)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprune.errors import NotFound, Refused
@@ -261,6 +261,7 @@ def test_a_sparsity_in_its_range_is_taken(value: float) -> None:
         ("seed=-1", ["--seed -1", "greater than or equal to 0"]),
         ("seed=1.5", ["--seed 1.5", "integer"]),
         ("split_seed=-1", ["--split-seed -1"]),
+        ("threads=0", ["--threads 0", "greater than or equal to 1"]),
         ("limit_train=0", ["--limit-train 0", "greater than or equal to 1"]),
         ("limit_test=-5", ["--limit-test -5"]),
         ("image_size=3", ["--image-size 3", "greater than or equal to 4"]),
@@ -331,6 +332,7 @@ _NAMES = st.text(min_size=1, max_size=12).filter(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     sparsity=st.floats(0, 1, exclude_max=True),
     eps=st.floats(0, 1),

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from advprune.method import Progress, get
 from advprune.models.checkpoint import load
 from deploy.errors import DeployError
 from pipeline.devices import resolve_device
-from pipeline.plan import plan, run_name
+from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
 from pipeline.stage import Artifact, Context, Stage
 from pipeline.stages import bundle, gate
@@ -29,6 +29,7 @@ from pipeline.stages.prune import check_target
 from pipeline.store import CHECKPOINT, Store
 from pipeline.watch import Silent, Watch
 
+STAGES = tuple(module.__name__.rpartition(".")[2] for module in ORDER)
 TRAINING = ("standard", "adversarial", "prune", "finetune")
 ROBUST = ("adversarial", "prune", "finetune")
 
@@ -52,7 +53,8 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "attack_steps": (3, ROBUST),
     "beta": (5.0, ()),  # of TRADES and MART alone
     "seed": (1, (*TRAINING, "verify")),
-    "device": ("cuda", ()),
+    "device": ("cuda", STAGES),
+    "threads": (3, STAGES),
     "uint8_head": (True, ("export",)),
     "quantize.calibration": ("percentile", ("quantize",)),
     "verify.steps": (3, ("verify",)),
@@ -98,10 +100,29 @@ def test_every_setting_is_considered() -> None:
     assert set(SEEN_BY) == set(known_keys())
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A plan sets the threads of this process, since its results depend on them."""
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline"}))
 def test_a_setting_reaches_the_stages_that_depend_on_it_and_no_other(key: str) -> None:
     value, stages = SEEN_BY[key]
     assert changed({key: value}) == {*stages, "report"}
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_one_gpu_is_as_good_as_another() -> None:
+    assert changed({"device": "cuda:1"}, base={"device": "cuda"}) == {"report"}
 
 
 def test_a_setting_that_an_objective_does_not_read_changes_nothing() -> None:

@@ -65,13 +65,6 @@ class Coarse(Engine):
         return (logits / 4).round() * 4
 
 
-class Sluggish(Engine):
-    """Prefers even classes: its boundary lies beyond that of its twin."""
-
-    def answer(self, logits: Tensor) -> Tensor:
-        return logits + 4.0 * (torch.arange(10) % 2 == 0)
-
-
 class Noisy(Engine):
     def __init__(self, net: nn.Module, noise: float) -> None:
         super().__init__(net)
@@ -97,6 +90,14 @@ class Rounding(nn.Module):
 def masked_net() -> nn.Module:
     net = deepcopy(digit_net())
     return nn.Sequential(net[:3], Rounding(), net[3])
+
+
+def coarse_net() -> nn.Module:
+    """What quantisation does to a network, and more of it."""
+    net = deepcopy(digit_net(THREAT))
+    for parameter in net.parameters():
+        parameter.data = (parameter.data * 8).round() / 8
+    return net
 
 
 def twins(net: nn.Module | None = None) -> dict[str, nn.Module]:
@@ -356,12 +357,12 @@ def test_images_leave_only_once_the_engine_must_be_wrong_too() -> None:
     assert crossed.mean() > margin(net(barely[name]), y).mean()
     assert (crossed > 3.0).sum() > (margin(net(barely[name]), y) > 3.0).sum()
 
-    beyond = Targets(twins(), {"fp32": Sluggish(digit_net(THREAT))}, SPLIT, THREAT, 512)
-    fooled = beyond.survivors(
-        beyond.logits(find(beyond, plan(beyond, FAST, 0.0), FAST)[name], THREAT)
-    )
-    verification = verify(beyond.twins, beyond.engines, SPLIT, THREAT, "d", FAST)
-    assert sum(verification.verdicts["fp32"][name]) < int(fooled["fp32"].sum())
+    engines = {"fp32": Engine(coarse_net())}
+    beyond = Targets(twins(), engines, SPLIT, Threat(0.15), 512)
+    barely_crossed = find(beyond, plan(beyond, FAST, 0.0), FAST)[name]
+    fooled = beyond.survivors(beyond.logits(barely_crossed, beyond.threat))["fp32"]
+    verification = verify(twins(), engines, SPLIT, beyond.threat, "d", FAST)
+    assert sum(verification.verdicts["fp32"][name]) < int(fooled.sum())
 
     source, attack = targets.twins["standard"], partial(pgd_worst, steps=20, restarts=1)
     leaving = margin(source(craft(source, SPLIT, THREAT, 1, attack)), y)
@@ -441,3 +442,14 @@ def test_the_twins_come_back_as_they_were() -> None:
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_number_of_threads_comes_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        settings = Settings(steps=1, restarts=1, queries=1)
+        verify(twins(), {"fp32": Engine(digit_net())}, SPLIT, THREAT, "d", settings)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

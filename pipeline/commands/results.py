@@ -15,6 +15,7 @@ from deploy.files import write_atomic
 from deploy.gate import EXIT_CODES, update_baseline
 from deploy.report import terminal
 from deploy.verdicts import read
+from pipeline.devices import use_threads
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
 from pipeline.stages.gate import GATED, judge, read_baseline
@@ -117,6 +118,7 @@ def _context(run: Path) -> Context:
         recipe = Recipe.model_validate(tomllib.loads((run / "recipe.toml").read_text()))
     except (OSError, ValueError) as error:
         raise DeployError(f"{run}/recipe.toml: not the recipe of a run ({error})", 65) from error
+    use_threads(recipe.threads)
     return Context(recipe, artifacts, run, Silent())
 
 

@@ -118,6 +118,12 @@ class Recipe(Section):
         except ValidationError as error:
             raise Refused(first_error(error, {}, prefix="options.")) from None
 
+    def title(self, device: str) -> str:
+        """One line that tells this run from others: what is gone, of what, on which data."""
+        removed = f"{100 * self.sparsity:g} % removed ({1 / (1 - self.sparsity):.4g}×)"
+        parts = (self.method, removed, self.model, self.data, device, f"seed {self.seed}")
+        return " · ".join(parts)
+
     @property
     def name(self) -> str:
         """Folder name of the run, for people; the key of its settings is added by the plan."""

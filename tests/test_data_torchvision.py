@@ -167,6 +167,7 @@ def test_failed_download_says_where_to_put_the_files(tmp_path: Path, name: str) 
     assert "\n" not in message
     assert message.startswith(f"{name}: ")
     assert message.endswith(f"into {tmp_path / name} (--data-dir)")
+    assert not list(tmp_path.iterdir()), "nothing may be left of a download that failed"
     with pytest.raises(Refused, match=f"{name}: --image-size 64 is only for"):
         data.load(name, data_dir=tmp_path, image_size=64)
 

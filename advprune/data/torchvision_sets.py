@@ -150,12 +150,18 @@ def _opened(spec: str, data_dir: Path, **options: Any) -> Any:
     from torchvision import datasets
 
     root = data_dir / spec
+    new = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         with warnings.catch_warnings():
             # CIFAR's pickles of 2009 spell `align=False` as 0, which NumPy 2.4 announces to refuse.
             warnings.filterwarnings("ignore", r"dtype\(\): align should be passed")
             return getattr(datasets, _SETS[spec].dataset)(root, **options)
     except (RuntimeError, OSError, EOFError, HTTPException) as error:
+        # torchvision makes folders before it knows whether it can fill them.
+        below = sorted(root.rglob("*"), reverse=True) if root in new else []
+        for folder in (*below, *new):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         raise _absent(spec, data_dir, " ".join(str(error).split())) from error
     except (ValueError, AssertionError, LookupError, TypeError) as error:
         raise BadData(f"{root}: is not in the format of {spec} ({error}); delete it") from error

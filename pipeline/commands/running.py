@@ -20,7 +20,7 @@ def run(values: dict[str, Any]) -> int:
     recipe, sources = _recipe(values)
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
-    screen.title(headline(recipe))
+    screen.title(recipe.title(recipe.device))
     outcome = execute(recipe, sources, values["runs"], screen)
     report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
     if values["as_json"]:
@@ -40,24 +40,11 @@ def plan(values: dict[str, Any]) -> int:
         sys.stdout.write(json.dumps([vars(entry) for entry in forecasts]) + "\n")
         return 0
     console = Console()
-    console.print(headline(recipe), style="bold", highlight=False, markup=False)
+    console.print(recipe.title(recipe.device), style="bold", highlight=False, markup=False)
     for entry in forecasts:
         cost = "" if entry.seconds is None else f"about {entry.seconds:,.0f} s"
         console.print(f" {entry.name:<12} {'cached' if entry.cached else cost}", highlight=False)
     return 0
-
-
-def headline(recipe: Recipe) -> str:
-    removed = f"{100 * recipe.sparsity:g} % removed ({1 / (1 - recipe.sparsity):.4g}×)"
-    parts = (
-        recipe.method,
-        removed,
-        recipe.model,
-        recipe.data,
-        recipe.device,
-        f"seed {recipe.seed}",
-    )
-    return " · ".join(parts)
 
 
 def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:

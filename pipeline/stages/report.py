@@ -52,7 +52,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     exported = artifacts["export"].metrics
     return {
         "schema": 1,
-        "title": title(recipe, artifacts["verify"].manifest["environment"]),
+        "title": recipe.title(artifacts["verify"].manifest["environment"]["device"]),
         "verdict": {"status": gate["status"], "lines": gate["lines"]},
         "command": "advprune run --recipe recipe.toml",
         "recipe": recipe.model_dump(mode="json"),
@@ -79,14 +79,6 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             f"TensorRT engine: {exported['tensorrt']}",
         ],
     }
-
-
-def title(recipe: Recipe, environment: Mapping[str, Any]) -> str:
-    """One line that tells this run from others."""
-    removed = f"{100 * recipe.sparsity:g} % removed ({1 / (1 - recipe.sparsity):.4g}×)"
-    device = str(environment["device"])
-    parts = (recipe.method, removed, recipe.model, recipe.data, device, f"seed {recipe.seed}")
-    return " · ".join(parts)
 
 
 def _stage(name: str, artifact: Artifact) -> dict[str, Any]:

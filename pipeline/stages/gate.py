@@ -71,6 +71,6 @@ def _health(verification: Artifact) -> Check:
     if invalid:
         found = "; ".join(f"{check['id']} {check['what']}" for check in invalid)
         return Check("evaluation health", "INCONCLUSIVE", f"evaluation is invalid: {found}")
-    suspect = [check["id"] for check in health if check["status"] == "SUSPECT"]
+    suspect = dict.fromkeys(check["id"] for check in health if check["status"] == "SUSPECT")
     noted = f", suspect: {', '.join(suspect)}" if suspect else ""
     return Check("evaluation health", "PASS", f"evaluation: {len(health)} checks{noted}")

@@ -448,15 +448,20 @@ def test_a_second_process_is_refused_and_an_interrupted_one_goes_on(
     data = tiny.artefact("data")
     shutil.copytree(data, runs / "store" / data.name)
     words = ["run", "--runs", str(runs), *TINY, "--set", "standard.epochs=100000"]
-    code = "from pipeline.cli import main; main()"
+    # A shell that starts the tests in the background makes their children ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from pipeline.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as first:
-        wait_for(lambda: list(runs.glob("store/.tmp-standard-*/.checkpoint")), first)
-        message = refusal(advprune(*words), 75)
-        assert f"in use by process {first.pid} on " in message
-        first.send_signal(signal.SIGINT)
-        out, err = first.communicate(timeout=60)
+        try:
+            wait_for(lambda: list(runs.glob("store/.tmp-standard-*/.checkpoint")), first)
+            message = refusal(advprune(*words), 75)
+            assert f"in use by process {first.pid} on " in message
+            first.send_signal(signal.SIGINT)
+            out, err = first.communicate(timeout=60)
+        finally:
+            first.kill()
     interrupted = Result(first.returncode, out.decode(), err.decode())
     assert "goes on where this one stopped" in refusal(interrupted, 130)
     left = [path.name for path in (runs / "store").iterdir() if path.name.startswith(".")]

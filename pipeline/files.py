@@ -20,11 +20,6 @@ from advprune.errors import Busy, CannotCreate, StorageFailed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from advprune.data import ImageSet, Split
+from deploy.verdicts import canonical
 from pipeline.devices import platform, resolve_device, use_threads
-from pipeline.files import canonical
 from pipeline.recipe import Recipe, Training
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (

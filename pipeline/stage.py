@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from advprune.errors import BadData, NotFound
-from pipeline.files import canonical, sha256
+from deploy.verdicts import canonical
+from pipeline.files import sha256
 
 if TYPE_CHECKING:
     from advprune.train import Observer

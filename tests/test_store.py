@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 
 from advprune.errors import BadData, Busy, CannotCreate, NotFound, Refused, StorageFailed
 from deploy.errors import DeployError
+from deploy.verdicts import canonical
 from pipeline import files
-from pipeline.files import canonical, link, lock, needed_folder, storage_errors, write_bytes
+from pipeline.files import link, lock, needed_folder, storage_errors, write_bytes
 from pipeline.recipe import Recipe
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
 from pipeline.store import CHECKPOINT, Store, open_run

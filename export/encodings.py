@@ -101,7 +101,8 @@ def _bias_codes(
     for node in model.graph.node:
         factors = [producers[name] for name in node.input[:2] if name in producers]
         kinds = [factor.op_type for factor in factors]
-        if len(node.input) < 3 or kinds != ["DequantizeLinear"] * 2:
+        has_bias = node.op_type in {"Conv", "Gemm"} and len(node.input) > 2
+        if not has_bias or kinds != ["DequantizeLinear"] * 2:
             continue
         name = node.input[2]
         step, scales = (constants[factor.input[1]] for factor in factors)

@@ -5,6 +5,7 @@ each activation tensor and one for each output channel of a weight, weights stor
 DequantizeLinear, biases and logits float. `encodings.x86_form` rewrites it for ONNX Runtime.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def quantize(
     for name, values in graph.constants(model).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise BadData(f"{float_onnx}: {name} holds values that are not finite; train again")
-    operators = _WEIGHTED | _POOLS | _SAME_SCALE | {"Add"}
+    operators = _WEIGHTED | _POOLS | _SAME_SCALE | {"Add", "Concat"}
     limits = magnitudes(model, calibration, method, operators)
     _quantise_activations(model, limits)
     _quantise_weights(model)
@@ -65,7 +66,7 @@ def _quantise_activations(model: ModelProto, limits: dict[str, float]) -> None:
     """Round each chosen tensor; all of its readers see the rounded one."""
     nodes = list(model.graph.node)
     scales: dict[str, NDArray] = {"int8_zero": np.array(0, np.int8)}
-    for name, source in _chosen(model).items():
+    for name, source in _chosen(model, limits).items():
         limit = limits[source]
         if not np.isfinite(limit):
             raise BadData(f"quantise: {source} is not finite on the calibration images")
@@ -89,12 +90,14 @@ def _quantise_activations(model: ModelProto, limits: dict[str, float]) -> None:
     graph.put_nodes(model, nodes)
 
 
-def _chosen(model: ModelProto) -> dict[str, str]:
+def _chosen(model: ModelProto, measured: Collection[str]) -> dict[str, str]:
     """Tensors to quantise -> the tensor whose scale each of them takes.
 
     Chosen is what 8-bit kernels read, and what they write unless only a Relu or Clip reads it: then
     the kernel takes that in. A kernel that writes float would run in float. Reshaping and maximum
     pooling move codes without rounding them, so their result takes the scale of their input.
+    Concatenation does too, so what it reads takes the scale of its result, unless other kernels
+    have given that tensor a scale of its own.
     """
     constants = graph.constants(model)
     readers = graph.consumers(model)
@@ -102,7 +105,8 @@ def _chosen(model: ModelProto) -> dict[str, str]:
     chosen: dict[str, str] = {}
 
     def choose(name: str, source: str) -> None:
-        if name not in constants and name not in floats:
+        # Nobody measures integers: the shapes that a graph adds and concatenates.
+        if name in measured and name not in floats:
             chosen.setdefault(name, source)
 
     for node in model.graph.node:
@@ -111,6 +115,9 @@ def _chosen(model: ModelProto) -> dict[str, str]:
         if node.op_type in _WEIGHTED or _is_residual(node, operands):
             for name in operands:
                 choose(name, name)
+        if node.op_type == "Concat":
+            for name in operands:
+                choose(name, result)
         if node.op_type in _POOLS | _SAME_SCALE:
             choose(operands[0], operands[0])
         if node.op_type in _SAME_SCALE and operands[0] in chosen:

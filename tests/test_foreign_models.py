@@ -25,18 +25,30 @@ def images(count: int, channels: int = 3, side: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"),
-    [("mobilenet_v2", 1), ("googlenet", 3), ("torchvision:resnet18", 3)],
+    ("name", "channels", "side"),
+    [
+        ("mobilenet_v2", 1, 64),
+        ("googlenet", 3, 64),
+        ("torchvision:resnet18", 3, 64),
+        # As in GAP (greedy adversarial pruning): their last maps are one pixel then.
+        ("mobilenet_v2", 3, 32),
+        ("googlenet", 3, 32),
+    ],
 )
-def test_torchvision_classifiers_are_built_without_weights(name: str, channels: int) -> None:
-    net = models.build(arch(name, 7, channels, 64))
-    again = models.build(arch(name, 7, channels, 64)).state_dict()
+def test_torchvision_classifiers_are_built_without_weights(
+    name: str, channels: int, side: int
+) -> None:
+    net = models.build(arch(name, 7, channels, side))
+    again = models.build(arch(name, 7, channels, side)).state_dict()
     assert all(torch.equal(v, again[k]) for k, v in net.state_dict().items())
     first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     assert first.in_channels == channels
+    assert first.stride == (2, 2)
     # Auxiliary heads would make a tuple of the output in training mode only.
     for mode in (True, False):
-        assert net.train(mode)(images(2, channels, 64)).shape == (2, 7)
+        logits = net.train(mode)(images(2, channels, side))
+        assert logits.shape == (2, 7)
+        assert logits.isfinite().all()
 
 
 def test_our_network_wins_under_a_bare_name_and_the_prefix_reaches_torchvisions() -> None:

@@ -14,7 +14,7 @@ from advprune.errors import Incompatible, Refused
 from advprune.models import factory, registry, torchvision_nets
 
 # Imported for what they register.
-from advprune.models import preact, resnet, vgg  # noqa: F401  # isort: skip
+from advprune.models import lenet, preact, resnet, torchvision_cifar, vgg  # noqa: F401 # isort: skip
 from advprune.models.architecture import Architecture
 from advprune.models.init import he_
 from advprune.models.normalize import Normalize
@@ -26,6 +26,7 @@ __all__ = [
     "Normalize",
     "build",
     "describe",
+    "logits_layer",
     "names",
     "prunable",
     "register",
@@ -81,6 +82,11 @@ def prunable(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
         for name, module in net.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
+
+
+def logits_layer(net: nn.Module) -> str:
+    """The name of the weight that makes the logits: of the layer that was registered last."""
+    return next(reversed(prunable(net)))
 
 
 def _network(arch: Architecture) -> nn.Module:

@@ -2,24 +2,29 @@
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
 .PHONY: help setup pipeline plan verify bench gate report test test-slow lint format lock doctor clean
 
-METHOD    ?= harp
-SPARSITY  ?= 0.99
-DATA      ?= digits
-MODEL     ?=
-PRESET    ?=
-OBJECTIVE ?=
-SEED      ?= 0
-DEVICE    ?= auto
-EPS       ?=
-RUN       ?= runs/latest
-BASELINE  ?= baselines/digits.json
-PYTHON    ?= python3.11
-ARGS      ?=
+METHOD      ?= harp
+SPARSITY    ?= 0.99
+COMPRESSION ?=
+DATA        ?= digits
+EXTRA       ?=
+MODEL       ?=
+PRESET      ?=
+OBJECTIVE   ?=
+SEED        ?= 0
+DEVICE      ?= auto
+EPS         ?=
+RUN         ?= runs/latest
+BASELINE    ?= baselines/digits.json
+PYTHON      ?= python3.11
+ARGS        ?=
 
 BIN     := .venv/bin
 READY   := .venv/.ready
-RECIPE   = --method $(METHOD) --sparsity $(SPARSITY) --data $(DATA) --seed $(SEED) \
-           --device $(DEVICE) $(if $(MODEL),--model $(MODEL)) $(if $(PRESET),--preset $(PRESET)) \
+# One budget: a compression takes the place of the sparsity.
+BUDGET   = $(if $(COMPRESSION),--compression $(COMPRESSION),--sparsity $(SPARSITY))
+RECIPE   = --method $(METHOD) $(BUDGET) --data $(DATA) $(if $(EXTRA),--extra-data $(EXTRA)) \
+           --seed $(SEED) --device $(DEVICE) \
+           $(if $(MODEL),--model $(MODEL)) $(if $(PRESET),--preset $(PRESET)) \
            $(if $(OBJECTIVE),--objective $(OBJECTIVE)) $(if $(EPS),--eps $(EPS)) $(ARGS)
 COMPILE  = $(BIN)/uv pip compile pyproject.toml --overrides requirements/overrides.txt \
            --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 -q
@@ -27,6 +32,8 @@ COMPILE  = $(BIN)/uv pip compile pyproject.toml --overrides requirements/overrid
 help:
 	@echo "make pipeline    train, prune, quantise, export, attack and judge a model"
 	@echo "                 METHOD=$(METHOD) SPARSITY=$(SPARSITY) DATA=$(DATA) MODEL= PRESET= OBJECTIVE= SEED=$(SEED) DEVICE=$(DEVICE) EPS= ARGS="
+	@echo "                 COMPRESSION=  all parameters over those left, in place of SPARSITY"
+	@echo "                 EXTRA=        a folder of more training images"
 	@echo "make plan        show the stages and what is cached, for the same variables"
 	@echo "make report      print the report of RUN=$(RUN)"
 	@echo "make verify      attack the engines of RUN anew;  make bench  time them"

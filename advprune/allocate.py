@@ -5,7 +5,7 @@ Layers are known by name: tables in layer order have been mixed up before.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -85,13 +85,12 @@ def lamp_scores(weight: Tensor) -> Tensor:
 
 def lamp(weights: Weights, total: int) -> Counts:
     """As many weights per layer as are among the `total` largest LAMP scores of the network."""
-    return _global_counts({name: lamp_scores(weight) for name, weight in weights.items()}, total)
+    return global_counts({name: lamp_scores(weight) for name, weight in weights.items()}, total)
 
 
 def global_magnitude(weights: Weights, total: int) -> Counts:
     """As many weights per layer as are among the `total` largest magnitudes of the network."""
-    scores = {name: weight.detach().abs().flatten() for name, weight in weights.items()}
-    return _global_counts(scores, total)
+    return global_counts({name: weight.detach().abs() for name, weight in weights.items()}, total)
 
 
 ALLOCATIONS: dict[str, Callable[[Weights, int], Counts]] = {
@@ -102,26 +101,68 @@ ALLOCATIONS: dict[str, Callable[[Weights, int], Counts]] = {
 }
 
 
-def allocate(rule: str, weights: Weights, sparsity: float) -> Counts:
+def allocate(
+    rule: str,
+    weights: Weights,
+    sparsity: float,
+    *,
+    scores: Weights | None = None,
+    dense: Collection[str] = (),
+) -> Counts:
     """The counts of `rule` at this sparsity over all layers together.
+
+    Args:
+        scores: what the rule "global" ranks, by layer; magnitudes if not given.
+        dense: layers that keep all their weights; the others share what is left.
 
     Raises:
         Refused: the rule is unknown.
-        BadData: a layer would be left with no weight at all.
+        BadData: what is left cannot serve every layer with a weight, or all layers are dense.
     """
     if rule not in ALLOCATIONS:
         known = ", ".join(ALLOCATIONS)
         raise Refused(f"allocation: {rule!r} is not known; choose one of {known}")
-    size = sum(weight.numel() for weight in weights.values())
-    kept = ALLOCATIONS[rule](weights, kept_count(size, sparsity))
-    for name, count in kept.items():
-        if count == 0:
-            raise BadData(
-                f"allocation {rule!r} at sparsity {sparsity:g} keeps 0 of "
-                f"{weights[name].numel()} weights in {name}; use 'erk' or 'lamp', or lower the "
-                "sparsity"
-            )
+    sizes = _sizes(weights)
+    whole = {name: sizes[name] for name in sizes if name in dense}
+    left = kept_count(sum(sizes.values()), sparsity) - sum(whole.values())
+    rest = {name: weight for name, weight in weights.items() if name not in dense}
+    if not rest:
+        raise BadData("allocation: the method keeps every layer of this network; nothing to prune")
+    _check_budget(left, len(rest))
+    if rule == "global" and scores is not None:
+        shared = global_counts({name: scores[name] for name in rest}, left)
+    else:
+        shared = ALLOCATIONS[rule](rest, left)
+    return {name: whole[name] if name in whole else shared[name] for name in sizes}
+
+
+def global_counts(scores: Weights, total: int) -> Counts:
+    """How many of the `total` largest scores fall into each layer; ties go to earlier layers.
+
+    Every layer keeps its largest score, whatever its rank: without a single weight it would pass
+    no signal, and most criteria do not know.
+
+    Raises:
+        BadData: the budget is smaller than the number of layers.
+    """
+    _check_budget(total, len(scores))
+    ranked = {name: _best_first(score) for name, score in scores.items()}
+    everything = torch.cat(list(ranked.values()))
+    threshold = everything.kthvalue(everything.numel() - total + 1).values
+    kept = {name: int((score > threshold).sum()) for name, score in ranked.items()}
+    owed = total - sum(kept.values())
+    for name, score in ranked.items():
+        ties = min(owed, int((score == threshold).sum()))
+        kept[name] += ties
+        owed -= ties
     return kept
+
+
+def _best_first(score: Tensor) -> Tensor:
+    """The scores as float64 (n,), the largest one raised above those of all other layers."""
+    flat = score.detach().flatten().to(torch.float64).clone()
+    flat[flat.argmax()] = math.inf
+    return flat
 
 
 def _check_budget(total: int, layers: int) -> None:
@@ -133,17 +174,3 @@ def _check_budget(total: int, layers: int) -> None:
 
 def _sizes(weights: Weights) -> dict[str, int]:
     return {name: weight.numel() for name, weight in weights.items()}
-
-
-def _global_counts(scores: Mapping[str, Tensor], total: int) -> Counts:
-    """How many of the `total` largest scores fall into each layer; ties go to earlier layers."""
-    _check_budget(total, len(scores))
-    everything = torch.cat([score.flatten() for score in scores.values()])
-    threshold = everything.kthvalue(everything.numel() - total + 1).values
-    kept = {name: int((score > threshold).sum()) for name, score in scores.items()}
-    owed = total - sum(kept.values())
-    for name, score in scores.items():
-        ties = min(owed, int((score == threshold).sum()))
-        kept[name] += ties
-        owed -= ties
-    return kept

@@ -76,3 +76,22 @@ def _affine(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
         shift = shift + norm.bias
     scale, shift = scale[:, None, None], shift[:, None, None]
     return lambda x: torch.addcmul(shift, x, scale)
+
+
+@contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Training mode for the duration: batch norm by the batch, dropout alive; then all is undone.
+
+    The modes come back, and so do the running statistics that training mode moves.
+    """
+    modes = {module: module.training for module in net.modules()}
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in net.named_buffers():
+                buffer.copy_(buffers[name])

@@ -34,7 +34,7 @@ class Fixed(nn.Module):
 
 
 class Scored(nn.Module):
-    """A mask learned through scores: the `keep` largest |S| (HYDRA, Sehwag et al. 2020, section 3).
+    """A mask learned through scores: the `keep` largest |S| (HYDRA, Sehwag et al. 2020).
 
     The straight-through estimator passes the gradient of the mask to |S| unchanged, for kept and
     removed weights alike: dL/d|S| = theta * dL/d(theta * M).
@@ -69,7 +69,7 @@ class Scored(nn.Module):
 
 
 def scaled_scores(weight: Tensor) -> Tensor:
-    """S = sqrt(6 / fan_in) * theta / max|theta| (HYDRA, section 3, scaled initialisation)."""
+    """S = sqrt(6 / fan_in) * theta / max|theta| (HYDRA's scaled initialisation)."""
     fan_in = weight[0].numel()
     return math.sqrt(6.0 / fan_in) * weight.detach() / weight.detach().abs().max().clamp_min(1e-12)
 
@@ -93,6 +93,12 @@ def attach(net: nn.Module, make: Callable[[str, Tensor], nn.Module]) -> None:
         parametrize.register_parametrization(module, "weight", masking)
 
 
+def expand(masks: Masks, net: nn.Module) -> Masks:
+    """The same masks with one entry for each weight, where they had one for a group of weights."""
+    shapes = {name: weight.shape for name, weight in prunable_weights(net).items()}
+    return {name: mask.expand(shapes[name]).contiguous() for name, mask in masks.items()}
+
+
 def hold(net: nn.Module, masks: Masks) -> None:
     """Fix the masks: whatever trains from here on, removed weights stay zero."""
     attach(net, lambda name, _: Fixed(masks[name]))
@@ -104,6 +110,13 @@ def maskings(net: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         if parametrize.is_parametrized(module, "weight"):
             stack: nn.ModuleList = module.parametrizations.weight  # pyright: ignore
             yield f"{name}.weight", module, stack[0]
+
+
+def refresh(net: nn.Module) -> None:
+    """Select every learned mask anew; after each optimiser step."""
+    for _, _, masking in maskings(net):
+        assert isinstance(masking, Scored)
+        masking.refresh()
 
 
 def current_masks(net: nn.Module) -> Masks:

@@ -1,6 +1,7 @@
 """Masks as data: which weights are kept, selected exactly, counted exactly, stored plainly."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,11 @@ def keep_top(scores: Tensor, keep: int) -> Tensor:
     ties = torch.nonzero(flat == threshold).flatten()
     mask[ties[: keep - int(mask.sum())]] = True
     return mask.reshape(scores.shape)
+
+
+def keep_best(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> Masks:
+    """The masks of the `kept[name]` largest scores of each layer, on the CPU."""
+    return {name: keep_top(score, kept[name]).cpu() for name, score in scores.items()}
 
 
 def counts(masks: Masks) -> dict[str, tuple[int, int]]:

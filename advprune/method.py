@@ -1,12 +1,18 @@
-"""What a pruning method is: a frozen set of options with up to five verbs, in a file of its own.
+"""What a pruning method is: a frozen set of options with a few verbs, in a file of its own.
 
 The file name is the method's name. Registering needs nothing else: options become command-line
 flags, the card becomes a row of `advprune methods`, and the contract tests pick the method up.
 
+Methods that search (`train.fit`):
     start     attach parametrisations, freeze what stays, initialise
     groups    what the optimiser moves, with its own rates and decay where the paper says so
     loss      the objective, plus the method's own terms
     update    after each optimiser step: refresh masks, move schedules
+
+Methods that survey the training images once, without training (`survey.survey`):
+    assess    what a batch says of each weight
+
+All of them:
     finish    the masks; the weights are whatever the network then holds
 """
 
@@ -16,14 +22,16 @@ import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 import advprune.methods
+from advprune.batches import Batch
+from advprune.card import Card
 from advprune.errors import Refused
-from advprune.objectives import Batch, Loss, Objective
+from advprune.objectives import Loss, Objective
 from advprune.repro import derive
 from advprune.types import Masks
 
@@ -46,20 +54,6 @@ def check_sparsity(value: float) -> float:
 
 # NaN and infinity are let through to the check, whose refusal says what a sparsity is.
 Sparsity = Annotated[float, Field(allow_inf_nan=True), AfterValidator(check_sparsity)]
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where a method comes from and what kind it is, in the words of the benchmark's taxonomy."""
-
-    title: str
-    paper: str
-    year: int
-    criterion: str
-    scope: Literal["local", "global"]
-    summary: str
-    departures: str = ""
-    when: Literal["before", "during", "after"] = "after"
 
 
 @dataclass(frozen=True)
@@ -97,13 +91,20 @@ class PruningMethod(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     card: ClassVar[Card]
+    # True where the search itself moves the weights of prunable layers, not only their masks.
+    moves_weights: ClassVar[bool] = False
 
     sparsity: Sparsity = Field(default=0.9, description="share of prunable weights to remove")
 
     @property
-    def learns(self) -> bool:
-        """False for methods that read their masks off the network without training."""
+    def searches(self) -> bool:
+        """Whether the method trains something before its masks are known."""
         return type(self).start is not PruningMethod.start
+
+    @property
+    def surveys(self) -> bool:
+        """Whether the method scores weights in a pass over the training images."""
+        return type(self).assess is not PruningMethod.assess
 
     def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
         return {}
@@ -118,9 +119,29 @@ class PruningMethod(BaseModel, ABC):
     def update(self, net: nn.Module, state: State, progress: Progress) -> None:
         return None
 
+    @property
+    def augmented(self) -> bool:
+        """Whether a survey sees the training images augmented, or as they are."""
+        return True
+
+    def batches_needed(self, count: int) -> int:
+        """How many of the `count` training batches a survey reads."""
+        return count
+
+    def assess(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
+        """What this batch says of each weight, by the name of the weight; summed by the survey.
+
+        Called in eval mode; must leave weights, gradients and statistics as they are.
+        """
+        raise NotImplementedError(f"{name_of(type(self))} does not survey")
+
     @abstractmethod
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        """The masks, exactly at the asked sparsity over all prunable weights together."""
+        """The masks, exactly at the asked sparsity over all prunable weights together.
+
+        Masks broadcast over their weights; where they keep groups (see `granularity`), it is the
+        groups that are counted.
+        """
 
     def random_seed(self, task: Task, *purpose: str) -> int:
         return derive(task.seed, "method", name_of(type(self)), *purpose)

@@ -1,4 +1,4 @@
-"""What training minimises: natural, PGD-AT, TRADES or MART, as one call on a batch.
+"""What training minimises: natural, PGD-AT, TRADES, MART or MAD's, as one call on a batch.
 
 The attack inside runs on the frozen network: gradients with respect to inputs only, batch norm in
 eval mode, masked weights materialised once. Random starts belong to images, not to batches.
@@ -12,22 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from advprune.attacks.pgd import pgd
+from advprune.attacks.pgd import Start, pgd
+from advprune.batches import Batch
 from advprune.errors import Refused
 from advprune.frozen import frozen
-from advprune.repro import ImageRandom
 from advprune.types import Images, Labels, Logits, Threat
 
-ObjectiveName = Literal["natural", "pgd", "trades", "mart"]
+ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad"]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Images float32 (N, C, H, W), labels (N,), and one random stream per image."""
-
-    images: Images
-    labels: Labels
-    random: ImageRandom
+# Weight of the robust term in the papers' code, for the objectives that have one.
+BETAS = {"trades": 6.0, "mart": 5.0, "mad": 0.5}
 
 
 @dataclass(frozen=True)
@@ -43,16 +37,23 @@ class Objective:
     """A training objective under a threat model.
 
     Args:
-        name: natural; pgd (Madry et al. 2018); trades (Zhang et al. 2019); mart (Wang et al. 2020).
+        name: natural; pgd (Madry et al. 2018); trades (Zhang et al. 2019); mart (Wang et al.
+            2020); mad, the fine-tuning of Lee et al. (2022).
         threat: the ball of the attack inside.
         steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10.
-        beta: weight of the robust term of TRADES (6 in the paper) and MART (5 in its code).
+        beta: weight of the robust term, `BETAS` if not given.
     """
 
     name: ObjectiveName
     threat: Threat
     steps: int = 10
-    beta: float = 6.0
+    beta: float | None = None
+
+    @property
+    def robust_weight(self) -> float | None:
+        """The weight of the robust term; None for objectives without one."""
+        default = BETAS.get(self.name)
+        return default if default is None or self.beta is None else self.beta
 
     def __call__(self, net: nn.Module, batch: Batch) -> Loss:
         if self.name not in OBJECTIVES:
@@ -102,13 +103,24 @@ def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
         reduction="batchmean",
         log_target=True,
     )
-    value = F.cross_entropy(clean_logits, batch.labels) + objective.beta * robust
+    value = F.cross_entropy(clean_logits, batch.labels) + _weight(objective) * robust
     return Loss(value, _correct(adversarial_logits, batch.labels))
 
 
 def mart(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Boosted CE(x_adv) + beta (1 - p_y(x)) KL(p(x) || p(x_adv)) (Wang et al. 2020, eq. 12)."""
-    adversarial = _cross_entropy_attack(objective, net, batch)
+    return _misclassification_aware(objective, net, batch, reach=2.5)
+
+
+def mad(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
+    """MART's loss as the authors of MAD fine-tune with it: beta 0.5, steps of 2.3 eps / steps."""
+    return _misclassification_aware(objective, net, batch, reach=2.3)
+
+
+def _misclassification_aware(
+    objective: Objective, net: nn.Module, batch: Batch, reach: float
+) -> Loss:
+    adversarial = _cross_entropy_attack(objective, net, batch, "gaussian", reach)
     labels = batch.labels[:, None]
     clean = F.softmax(net(batch.images), dim=1)
     adversarial_logits = net(adversarial)
@@ -119,7 +131,7 @@ def mart(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     boosted = -log_adversarial.gather(1, labels)[:, 0] - torch.log(1.0001 - wrong)
     divergence = F.kl_div(log_adversarial, clean.clamp_min(1e-12), reduction="none").sum(dim=1)
     hesitation = 1.0 - clean.gather(1, labels)[:, 0]
-    value = boosted.mean() + objective.beta * (divergence * hesitation).mean()
+    value = boosted.mean() + _weight(objective) * (divergence * hesitation).mean()
     return Loss(value, _correct(adversarial_logits, batch.labels))
 
 
@@ -128,10 +140,18 @@ OBJECTIVES: dict[str, Callable[[Objective, nn.Module, Batch], Loss]] = {
     "pgd": pgd_at,
     "trades": trades,
     "mart": mart,
+    "mad": mad,
 }
 
 
-def _cross_entropy_attack(objective: Objective, net: nn.Module, batch: Batch) -> Images:
+def _cross_entropy_attack(
+    objective: Objective,
+    net: nn.Module,
+    batch: Batch,
+    start: Start = "uniform",
+    reach: float = 2.5,
+) -> Images:
+    """PGD on the cross-entropy; its steps together could move `reach` times the radius."""
     with frozen(net):
         return pgd(
             net,
@@ -140,7 +160,14 @@ def _cross_entropy_attack(objective: Objective, net: nn.Module, batch: Batch) ->
             objective.threat,
             batch.random,
             steps=objective.steps,
+            step_size=reach * objective.threat.eps / objective.steps,
+            start=start,
         )
+
+
+def _weight(objective: Objective) -> float:
+    assert objective.robust_weight is not None
+    return objective.robust_weight
 
 
 def _correct(logits: Logits, labels: Labels) -> Tensor:

@@ -1,16 +1,20 @@
-"""Layer densities as sigmoids of learned rates: the map, its inverse, the shift to a budget."""
+"""Layer densities as sigmoids of learned rates: the map, its inverse, masks that follow them."""
 
 import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from advprune.allocate import distribute
+from advprune.masking import Scored, maskings
+from advprune.masks import kept_count
 
 DENSEST = 0.99  # density one would have an infinite rate
 
 
 def density_of(rate: Tensor, floor: float) -> Tensor:
-    """a = (1 - floor) sigmoid(r) + floor, in (floor, 1) (HARP, section 3.2)."""
+    """a = (1 - floor) sigmoid(r) + floor, in (floor, 1) (HARP)."""
     return (1.0 - floor) * torch.sigmoid(rate) + floor
 
 
@@ -48,3 +52,68 @@ def shift_to_budget(
         middle = 0.5 * (low + high)
         low, high = (middle, high) if spent(middle) < budget else (low, middle)
     return 0.5 * (low + high)
+
+
+class Rated(Scored):
+    """Scores plus a learned density; the gradient of the mask flows into both."""
+
+    def __init__(self, weight: Tensor, keep: int, density: float, floor: float) -> None:
+        super().__init__(weight, keep)
+        self.floor = floor
+        self.rate = nn.Parameter(torch.tensor(rate_of(density, floor)))
+
+    def density(self) -> Tensor:
+        return density_of(self.rate, self.floor)
+
+    def surrogate(self) -> Tensor:
+        # Broadcast over the mask, so the gradient of the density is the sum over the layer.
+        return super().surrogate() + self.density()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Keep what the density stands for, and select it anew."""
+        self.keep = max(1, kept_count(self.mask.numel(), 1.0 - float(self.density())))
+        self.refresh()
+
+
+def rated(net: nn.Module) -> dict[str, Rated]:
+    """The layers with learned densities, by the name of the weight."""
+    return {name: masking for name, _, masking in maskings(net) if isinstance(masking, Rated)}
+
+
+def sizes_of(layers: Mapping[str, Rated]) -> dict[str, int]:
+    return {name: masking.mask.numel() for name, masking in layers.items()}
+
+
+def overrun(layers: Mapping[str, Rated], target: float) -> Tensor:
+    """L_hw = max(sum(n_l a_l) / (a_t sum n_l) - 1, 0) (HARP), on densities, not counts."""
+    spent = torch.stack([m.mask.numel() * m.density() for m in layers.values()]).sum()
+    return (spent / (target * sum(sizes_of(layers).values())) - 1.0).clamp_min(0.0)
+
+
+@torch.no_grad()
+def project(layers: Mapping[str, Rated], density: float, *, only_down: bool) -> None:
+    """Shift all rates alike, so that the layers together have this density.
+
+    Args:
+        only_down: leave rates that are below it already.
+    """
+    sizes = sizes_of(layers)
+    values = {name: float(masking.rate) for name, masking in layers.items()}
+    floor = next(iter(layers.values())).floor
+    shift = shift_to_budget(values, sizes, floor, density * sum(sizes.values()))
+    if shift < 0.0 or not only_down:
+        for masking in layers.values():
+            masking.rate.add_(shift)
+
+
+@torch.no_grad()
+def land(layers: Mapping[str, Rated], sparsity: float) -> None:
+    """Shift the rates onto the target, share the remainder out, and select exactly that many."""
+    project(layers, 1.0 - sparsity, only_down=False)
+    sizes = sizes_of(layers)
+    wanted = {name: sizes[name] * float(layers[name].density()) for name in sizes}
+    kept = distribute(wanted, sizes, kept_count(sum(sizes.values()), sparsity))
+    for name, masking in layers.items():
+        masking.keep = kept[name]
+        masking.refresh()

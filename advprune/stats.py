@@ -1,9 +1,11 @@
 """What a network costs and what was taken out of it, counted rather than trusted."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from advprune.errors import Incompatible
+from advprune.errors import Incompatible, Refused
 from advprune.models import prunable
 
 
@@ -32,6 +34,40 @@ def realised_sparsity(net: nn.Module) -> float:
     if total == 0:
         raise Incompatible("sparsity: the network has no convolution or linear layer to prune")
     return (total - sum(kept for kept, _ in counts)) / total
+
+
+def sparsity_for(net: nn.Module, compression: float) -> float:
+    """The sparsity of the prunable weights that leaves 1 / compression of all parameters.
+
+    Compression is all parameters over those that are not zero, batch norm, biases and logits layer
+    included (GAP, Weiss et al. 2022), so what is not prunable has to be made up for by what is.
+
+    Raises:
+        Refused: no sparsity reaches this compression; names the largest.
+    """
+    total = parameter_count(net)
+    sizes = [size for _, size in layer_counts(net).values()]
+    return 1.0 - keep_fraction(total, sum(sizes), compression, least=len(sizes))
+
+
+def keep_fraction(total: int, prunable: int, compression: float, least: int = 1) -> float:
+    """The share of `prunable` parameters to keep so that total / compression of all are left.
+
+    Args:
+        least: at least so many prunable parameters must stay.
+
+    Raises:
+        Refused: fewer would be left; names the largest compression.
+    """
+    kept = round(total / compression) - (total - prunable)
+    if kept < least:
+        # Rounded down: what is named here must not be refused in turn.
+        most = math.floor(10 * total / (total - prunable + least)) / 10
+        raise Refused(
+            f"--compression {compression:g}: {total - prunable} of {total} parameters cannot be "
+            f"pruned; use at most {most:.1f}"
+        )
+    return kept / prunable
 
 
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:

@@ -5,19 +5,20 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from advprune.data import ImageSet, Split, as_float, augment
+from advprune.batches import batches
+from advprune.data import ImageSet, Split
 from advprune.errors import Refused
 from advprune.evaluate import survival
 from advprune.method import Optimisation, Progress, PruningMethod, State, Task
-from advprune.objectives import Batch, Loss
-from advprune.repro import ImageRandom, derive, generator, seeded
+from advprune.objectives import Loss
+from advprune.repro import derive, seeded
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def fit(
 
     for epoch in range(first, schedule.epochs):
         net.train()
-        total_loss, total_correct = 0.0, 0
+        total_loss, total_correct, seen = 0.0, 0, 0
         with seeded(task.seed, "layers", epoch):
-            for index, batch in enumerate(_batches(images, task.seed, epoch, epoch_steps)):
+            for index, batch in enumerate(batches(images, task.seed, epoch, epoch_steps)):
                 step = epoch * epoch_steps + index
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule.rate((step + 0.5) / optimisation.steps)
@@ -122,11 +123,12 @@ def fit(
                     method.update(net, state, progress)
                 total_loss += float(loss.value.detach()) * len(batch.labels)
                 total_correct += int(loss.correct)
+                seen += len(batch.labels)
                 observer.step(progress, {"loss": float(loss.value.detach())})
         row: dict[str, float] = {
             "epoch": epoch + 1,
-            "loss": total_loss / len(images.train),
-            "train": total_correct / len(images.train),
+            "loss": total_loss / seen,
+            "train": total_correct / seen,
         }
         last = epoch + 1 == schedule.epochs
         if last or (schedule.validate_every and (epoch + 1) % schedule.validate_every == 0):
@@ -150,19 +152,6 @@ def validate(net: nn.Module, val: Split, task: Task) -> dict[str, float]:
         )
         row["val_robust"] = float(robust.double().mean())
     return row
-
-
-def _batches(images: ImageSet, seed: int, epoch: int, count: int) -> Iterator[Batch]:
-    """`count` batches of nearly equal size, in the order of this seed and epoch."""
-    train = images.train
-    device = train.images.device
-    order = torch.randperm(len(train), generator=generator(seed, "order", epoch)).to(device)
-    for chosen in order.tensor_split(count):
-        identities = train.indices[chosen]
-        random = ImageRandom(derive(seed, "images", epoch), identities)
-        floats = as_float(train.images[chosen])
-        floats = augment(floats, random.fork("augment"), images.augment)
-        yield Batch(floats, train.labels[chosen], random.fork("attack"))
 
 
 def _descend(loss: Loss, optimiser: torch.optim.Optimizer, epoch: int, index: int) -> None:

@@ -84,11 +84,14 @@ def report(run: Run = LATEST, as_json: Json = False) -> int:
 
 
 @app.command()
-def methods(as_json: Json = False) -> int:
-    """List the pruning methods with their papers."""
-    from pipeline.commands.listing import methods
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, for its card.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show the taxonomy of the pruning methods, or the card of one."""
+    from pipeline.commands.methods import card, methods
 
-    return methods(as_json)
+    return methods(as_json) if name is None else card(name, as_json)
 
 
 @app.command()

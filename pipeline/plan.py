@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from advprune.data import ImageSet, Split
 from deploy.verdicts import canonical
 from pipeline.devices import platform, resolve_device, use_threads
-from pipeline.recipe import Recipe, Training
+from pipeline.recipe import Recipe, RobustTraining
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (
     adversarial,
@@ -85,7 +85,8 @@ _TRAINING = ("standard", "adversarial", "prune", "finetune")
 
 def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     """Seconds of each training stage: one measured step of its objective, times its steps."""
-    from advprune.objectives import Batch, Objective
+    from advprune.batches import Batch
+    from advprune.objectives import Objective
     from advprune.repro import ImageRandom
     from pipeline.stages.training import fresh
 
@@ -104,15 +105,20 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
             elapsed = min(elapsed, time.perf_counter() - started)
         return elapsed / len(batch.labels)
 
-    robust = seconds_per_image(recipe.robust_objective())
     clean = seconds_per_image(Objective("natural", recipe.threat()))
+    # Extra images join every batch one for one.
+    an_epoch = len(images.train) * (1 if images.extra is None else 2)
 
-    def total(training: Training, cost: float) -> float:
-        return training.epochs * len(images.train) * cost
+    def total(training: RobustTraining) -> float:
+        cost = seconds_per_image(recipe.robust_objective(training))
+        return training.epochs * an_epoch * cost
 
+    method = recipe.pruning_method()
+    # A survey costs what it costs: how much, its file alone knows.
+    searching = {} if method.surveys else {"prune": total(recipe.prune) if method.searches else 0.0}
     return {
-        "standard": total(recipe.standard, clean),
-        "adversarial": total(recipe.adversarial, robust),
-        "prune": total(recipe.prune, robust) if recipe.pruning_method().learns else 0.0,
-        "finetune": total(recipe.finetune, robust),
+        "standard": recipe.standard.epochs * an_epoch * clean,
+        "adversarial": total(recipe.adversarial),
+        "finetune": total(recipe.finetune),
+        **searching,
     }

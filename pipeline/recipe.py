@@ -53,6 +53,15 @@ class Training(Section):
         return Schedule(**self.model_dump())
 
 
+class RobustTraining(Training):
+    """A stage that trains under an objective of its own, or under the recipe's."""
+
+    objective: ObjectiveName | None = None
+
+    def schedule(self) -> Schedule:
+        return Schedule(**self.model_dump(exclude={"objective"}))
+
+
 class Quantization(Section):
     calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
 
@@ -60,6 +69,7 @@ class Quantization(Section):
 class Verification(Section):
     """How hard the exported engine is attacked."""
 
+    split: Literal["test", "train"] = "test"
     steps: int = Field(default=50, ge=1)
     restarts: int = Field(default=2, ge=1)
     queries: int = Field(default=1000, ge=1)
@@ -76,9 +86,11 @@ class Recipe(Section):
     preset: str = "digits"
     method: str = "harp"
     sparsity: Sparsity = 0.9
+    compression: float | None = Field(default=None, ge=1)
     options: dict[str, Any] = {}
     data: str = "digits"
     data_dir: Path = Path("data")
+    extra_data: Path | None = None
     image_size: int | None = Field(default=None, ge=4)
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
@@ -87,15 +99,15 @@ class Recipe(Section):
     objective: ObjectiveName = "pgd"
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
-    beta: float = Field(default=6.0, ge=0)
+    beta: float | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     uint8_head: bool = False
     standard: Training = Training(epochs=100)
-    adversarial: Training = Training(epochs=100)
-    prune: Training = Training(epochs=20)
-    finetune: Training = Training(epochs=100, lr=0.01)
+    adversarial: RobustTraining = RobustTraining(epochs=100)
+    prune: RobustTraining = RobustTraining(epochs=20)
+    finetune: RobustTraining = RobustTraining(epochs=100, lr=0.01)
     quantize: Quantization = Quantization()
     verify: Verification = Verification()
     gate: Gate = Gate()
@@ -103,8 +115,10 @@ class Recipe(Section):
     def threat(self) -> Threat:
         return Threat(eps=self.eps)
 
-    def robust_objective(self) -> Objective:
-        return Objective(self.objective, self.threat(), self.attack_steps, self.beta)
+    def robust_objective(self, stage: RobustTraining) -> Objective:
+        """The objective of a stage: its own, else the recipe's."""
+        name = stage.objective or self.objective
+        return Objective(name, self.threat(), self.attack_steps, self.beta)
 
     def pruning_method(self) -> PruningMethod:
         """Raises Refused naming the option that the method refuses."""
@@ -121,6 +135,8 @@ class Recipe(Section):
     def title(self, device: str) -> str:
         """One line that tells this run from others: what is gone, of what, on which data."""
         removed = f"{100 * self.sparsity:g} % removed ({1 / (1 - self.sparsity):.4g}×)"
+        if self.compression is not None:
+            removed = f"compressed {self.compression:g}×"
         parts = (self.method, removed, self.model, self.data, device, f"seed {self.seed}")
         return " · ".join(parts)
 
@@ -128,9 +144,8 @@ class Recipe(Section):
     def name(self) -> str:
         """Folder name of the run, for people; the key of its settings is added by the plan."""
         data = Path(self.data.partition(":")[2]).name or self.data
-        return f"{data}_{self.model}_{self.method}_s{self.sparsity:g}_seed{self.seed}".replace(
-            ":", "-"
-        )
+        budget = f"s{self.sparsity:g}" if self.compression is None else f"c{self.compression:g}"
+        return f"{data}_{self.model}_{self.method}_{budget}_seed{self.seed}".replace(":", "-")
 
 
 def known_keys() -> list[str]:

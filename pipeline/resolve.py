@@ -53,8 +53,19 @@ def resolve(
     layers.append(("environment", _from_environment(environment)))
     layers.append(("flag", {key: value for key, value in flags.items() if value is not None}))
     layers.append(("--set", dict(_parse_setting(text) for text in settings or [])))
-    chosen = _preset_name({key: value for _, layer in layers for key, value in layer.items()})
-    layers.insert(0, (f"preset {chosen}", _flatten(_read_preset(chosen)) | {"preset": chosen}))
+    given = {key: value for _, layer in layers for key, value in layer.items()}
+    if "sparsity" in given and "compression" in given:
+        raise Refused(
+            f"--sparsity {given['sparsity']} and --compression {given['compression']}: two budgets "
+            "for one network; give one"
+        )
+    chosen = _preset_name(given)
+    method = str(given.get("method", Recipe.model_fields["method"].default))
+    layers = [
+        (f"preset {chosen}", _preset_settings(chosen) | {"preset": chosen}),
+        (f"preset {chosen}, {method}", method_settings(chosen, method)),
+        *layers,
+    ]
 
     values: dict[str, Any] = {}
     sources: Sources = {}
@@ -75,7 +86,10 @@ def to_toml(recipe: Recipe, sources: Sources) -> str:
     """The resolved recipe as a file that runs again, each value with its source."""
     tops: list[str] = []
     tables: dict[str, list[str]] = {}
-    for key, value in _flatten(recipe.model_dump(mode="json", exclude_none=True)).items():
+    # One budget: the other would be refused when the file is read again.
+    unused = {"sparsity"} if recipe.compression is not None else None
+    tree = recipe.model_dump(mode="json", exclude_none=True, exclude=unused)
+    for key, value in _flatten(tree).items():
         table, _, leaf = key.rpartition(".")
         line = f"{leaf} = {json.dumps(value, ensure_ascii=False)}  # {sources.get(key, 'default')}"
         (tables.setdefault(table, []) if table else tops).append(line)
@@ -89,6 +103,17 @@ def _preset_name(values: Mapping[str, Any]) -> str:
     data = str(values.get("data", "digits"))
     fitting = data if data in ("digits", "svhn") else "cifar10"
     return str(values.get("preset", fitting))
+
+
+def method_settings(preset: str, method: str) -> dict[str, Any]:
+    """What a preset sets for one method alone, as its paper does: dotted key -> value."""
+    return _flatten(_read_preset(preset).get("methods", {}).get(method, {}))
+
+
+def _preset_settings(name: str) -> dict[str, Any]:
+    """What a preset sets for all methods: dotted key -> value."""
+    tree = _read_preset(name)
+    return _flatten({key: value for key, value in tree.items() if key != "methods"})
 
 
 def _read_preset(name: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_the_budget_is_spent_exactly_and_no_layer_is_empty_or_overfull(
     try:
         kept = allocate(rule, weights, float(sparsity))
     except BadData as refusal:
-        assert total < len(weights) or rule == "global"
+        assert total < len(weights)
         assert "lower the sparsity" in str(refusal)
         return
     assert kept.keys() == weights.keys()
@@ -146,6 +146,14 @@ def test_erk_reproduces_the_published_densities_of_vgg16() -> None:
     for name, count in allocate("erk", weights, 0.99).items():
         size = math.prod(VGG16[name])
         assert count / size == pytest.approx(GOLDEN[name], abs=5e-5 + 1 / size)
+
+
+def test_the_network_of_the_published_densities_can_be_built() -> None:
+    net = build(Architecture("vgg16_bn_fc3", 10, (3, 32, 32), (0.5,) * 3, (0.2,) * 3))
+    weights = {name: module.weight.detach() for name, module in prunable(net).items()}
+    kept = allocate("erk", weights, 0.99)
+    for (name, weight), density in zip(weights.items(), GOLDEN.values(), strict=True):
+        assert kept[name] / weight.numel() == pytest.approx(density, abs=1e-4), name
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99, 0.999])
@@ -219,7 +227,7 @@ def test_lamp_counts_are_those_of_one_ranking_of_all_scores(
 
 @settings(deadline=None)
 @given(shapes, st.integers(0, 1000), st.booleans(), st.data())
-def test_global_counts_are_those_of_one_ranking_of_all_magnitudes(
+def test_global_counts_are_those_of_one_ranking_in_which_each_layer_s_largest_comes_first(
     shapes: list[Shape], seed: int, tied: bool, data: st.DataObject
 ) -> None:
     weights = named(shapes, seed)
@@ -227,20 +235,68 @@ def test_global_counts_are_those_of_one_ranking_of_all_magnitudes(
         weights = {name: weight.round() for name, weight in weights.items()}
     total = data.draw(st.integers(len(weights), sum(w.numel() for w in weights.values())))
     owners = np.concatenate([np.full(w.numel(), i) for i, w in enumerate(weights.values())])
-    magnitudes = np.concatenate([w.abs().numpy().ravel() for w in weights.values()])
-    chosen = owners[np.argsort(-magnitudes, kind="stable")[:total]]
+    flat = [w.abs().numpy().ravel().copy() for w in weights.values()]
+    for magnitudes in flat:
+        magnitudes[magnitudes.argmax()] = np.inf
+    chosen = owners[np.argsort(-np.concatenate(flat), kind="stable")[:total]]
     expected = np.bincount(chosen, minlength=len(weights)).tolist()
     assert list(global_magnitude(weights, total).values()) == expected
 
 
-def test_global_refuses_to_empty_a_layer_and_says_what_to_do() -> None:
+def test_a_layer_of_tiny_weights_keeps_its_largest_and_costs_the_others_one() -> None:
     weights = named([(10, 10), (10, 10)])
     weights["layer1.weight"] *= 1e-3
-    match = r"'global' at sparsity 0.9 keeps 0 of 100 weights in layer1.weight; use 'erk' or 'lamp'"
-    with pytest.raises(BadData, match=match):
-        allocate("global", weights, 0.9)
-    # LAMP sees each layer at its own scale, so the remedy works.
+    assert allocate("global", weights, 0.9) == {"layer0.weight": 19, "layer1.weight": 1}
+    # LAMP sees each layer at its own scale.
     assert min(allocate("lamp", weights, 0.9).values()) >= 8
+
+
+def test_what_the_global_rule_ranks_can_be_given() -> None:
+    weights = named([(4, 5), (10,)])
+    scores = {
+        "layer0.weight": torch.arange(20.0).reshape(4, 5) - 10,  # -10 ... 9
+        "layer1.weight": torch.arange(10.0) - 2,  # -2 ... 7
+    }
+    weights["layer1.weight"] *= 1e-3  # by magnitude, all but one of these would go
+    # The signed order counts: 9 8 7 6 5 4 of the first, 7 6 5 4 of the second.
+    got = allocate("global", weights, 2 / 3, scores=scores)
+    assert got == {"layer0.weight": 6, "layer1.weight": 4}
+    # All scores below those of the other layer: still one weight.
+    scores["layer1.weight"] -= 100
+    assert allocate("global", weights, 2 / 3, scores=scores)["layer1.weight"] == 1
+
+
+@pytest.mark.parametrize("rule", ["uniform", "erk", "lamp"])
+def test_the_other_rules_do_not_look_at_scores(rule: str) -> None:
+    weights = named([(8, 3, 3, 3), (16, 8, 3, 3), (7, 20)])
+    scores = {name: -weight for name, weight in weights.items()}
+    assert allocate(rule, weights, 0.8, scores=scores) == allocate(rule, weights, 0.8)
+
+
+@every_rule
+@pytest.mark.parametrize("dense", [{"b"}, {"a", "d"}])
+def test_dense_layers_stay_whole_and_the_others_share_what_is_left(
+    rule: str, dense: set[str]
+) -> None:
+    weights = normal({"a": (8, 3, 3, 3), "b": (16, 8), "c": (20, 16, 1, 1), "d": (7, 20)})
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    kept = allocate(rule, weights, 0.5, dense=dense)
+    assert list(kept) == list(weights)
+    assert sum(kept.values()) == sum(sizes.values()) // 2
+    for name in weights:
+        assert (kept[name] == sizes[name]) == (name in dense)
+    # As if the dense layers were not there, at the density that remains.
+    rest = {name: weight for name, weight in weights.items() if name not in dense}
+    left = sum(kept[name] for name in rest)
+    assert ALLOCATIONS[rule](rest, left) == {name: kept[name] for name in rest}
+
+
+@every_rule
+def test_dense_layers_that_leave_too_little_for_the_others_are_refused(rule: str) -> None:
+    weights = named([(10, 10), (5, 4), (5, 6)])
+    with pytest.raises(BadData, match=r"^allocation: -70 weights cannot serve 2 layers; lower"):
+        allocate(rule, weights, 0.8, dense={"layer0.weight"})
+    assert sum(allocate(rule, weights, 0.32, dense={"layer0.weight"}).values()) == 102
 
 
 @every_rule

@@ -153,7 +153,7 @@ def a_file(folder: Path) -> None:
         (one_class, "only the class folder 'cats'"),
         (unreadable, "dogs/07.png: cannot be decoded"),
         (grey_among_colour, "dogs/07.png: is L in a set of RGB images"),
-        (other_size, "dogs/07.png: is 9x9 in a set of 8x8 images; give --image-size"),
+        (other_size, "dogs/07.png: is 9x9 in a set of 8x8 images; scale it, or bring all"),
         (empty_class, "eels: the class has no images"),
         (a_file, "is a file; give the folder"),
     ],

@@ -127,12 +127,6 @@ def test_a_list_is_a_table_or_json(what: str) -> None:
     assert all(re.sub(r"\s+", "", next(iter(row.values()))) in shown for row in rows)
 
 
-def test_the_list_of_methods_is_the_registry() -> None:
-    rows = advprune("methods", "--json").json
-    assert [row["method"] for row in rows] == names()
-    assert all(row["paper"] and row["what it does"] for row in rows)
-
-
 # Plan -------------------------------------------------------------------------------------------
 
 

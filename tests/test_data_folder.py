@@ -3,38 +3,20 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from image_folders import COUNT, fill, make, pixels
 from PIL import Image
 from torchvision.transforms import v2 as oracle
 
 import advprune.data.decode
 from advprune import data
 
-COUNT = 6
 
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def fill(folder: Path, shape: tuple[int, ...], suffix: str = ".png", seed: int = 0) -> None:
-    folder.mkdir(parents=True)
-    for i in range(COUNT):
-        Image.fromarray(pixels(seed + i, *shape)).save(folder / f"{i}{suffix}")
-
-
-def make(root: Path, shape: tuple[int, ...] = (8, 10, 3), suffix: str = ".png") -> str:
-    """A set with train and test, whose classes are in the wrong order on purpose."""
-    for i, name in enumerate(("zebra", "ant", "Bee")):
-        fill(root / "train" / name, shape, suffix, seed=100 * i)
-        fill(root / "test" / name, shape, suffix, seed=100 * i + 50)
-    return f"folder:{root}"
-
-
-def load(spec: str, **options: int) -> data.ImageSet:
+def load(spec: str, **options: Any) -> data.ImageSet:
     return data.load(spec, data_dir=Path("nowhere"), **options)
 
 

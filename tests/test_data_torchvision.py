@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision
+from image_folders import pixels
 from PIL import Image
 
 from advprune import data
@@ -28,10 +29,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def pixels(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def md5(path: Path) -> str:
@@ -199,6 +196,36 @@ def test_imagenet(tmp_path: Path) -> None:
     assert found.augment == "crop-flip"
     default = data.load("imagenet", data_dir=tmp_path, limit_train=6, limit_test=2)
     assert default.shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("image_size", [None, 32])
+def test_extra_images_are_read_like_imagenet(tmp_path: Path, image_size: int | None) -> None:
+    write_imagenet(tmp_path / "imagenet")
+    folder = tmp_path / "more" / "tench, Tinca tinca"
+    folder.mkdir(parents=True)
+    for mode in ("RGB", "L", "CMYK"):
+        Image.fromarray(pixels(7, 50, 60, 3)).convert(mode).save(folder / f"{mode}.jpeg")
+    found = data.load(
+        "imagenet", data_dir=tmp_path, image_size=image_size, extra=tmp_path / "more"
+    ).extra
+    assert found is not None
+    assert found.images.shape == (3, 3, image_size or 224, image_size or 224)
+
+
+def test_extra_images_have_the_size_and_classes_of_a_set_with_one_size(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist" / "MNIST" / "raw")
+    (tmp_path / "more" / "7 - seven").mkdir(parents=True)
+    path = tmp_path / "more" / "7 - seven" / "0.png"
+    image = pixels(7, 28, 28)
+    Image.fromarray(image).save(path)
+    found = data.load("mnist", data_dir=tmp_path, extra=tmp_path / "more").extra
+    assert found is not None
+    np.testing.assert_array_equal(found.images.numpy(), image[None, None])
+    assert found.labels.tolist() == [7]
+    assert found.indices.tolist() == [TRAIN + TEST]
+    Image.fromarray(image[:27]).save(path)
+    with pytest.raises(BadData, match=r"0\.png: is 28x27 in a set of 28x28 images; scale it"):
+        data.load("mnist", data_dir=tmp_path, extra=tmp_path / "more")
 
 
 def test_imagenet_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

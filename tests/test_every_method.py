@@ -1,44 +1,29 @@
-"""Every registered method keeps the contract, picked up by its file's name."""
-
-import importlib
-import inspect
-from pathlib import Path
-from typing import get_args
+"""Every registered method, in every variant, keeps the contract; its file's name picks it up."""
 
 import pytest
 import torch
-from pydantic import ValidationError
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from searching import IMAGES, NAMES, SCHEDULE, SEARCHES, SURVEYS, VARIANTS, search
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from toy import Memory, make_images, make_net, make_task, same, snapshot
+from toy import Memory, make_net, make_task, same, snapshot
 
-from advprune import method as methods
-from advprune.errors import Refused
-from advprune.masking import bake, hold, maskings, plain_state, prunable_weights
+from advprune.errors import BadData, Refused
+from advprune.masking import bake, expand, hold, maskings, plain_state, prunable_weights
 from advprune.masks import kept_count
-from advprune.method import Card, PruningMethod, check_sparsity, get, name_of, register
+from advprune.method import PruningMethod, get
 from advprune.models import prunable
 from advprune.stats import realised_sparsity
-from advprune.train import Schedule, Trained, fit
-from advprune.types import Masks
+from advprune.survey import PREFIX
+from advprune.train import fit
+from pipeline.stages.prune import check_target
 
-IMAGES = make_images(train=24, val=9)
-SCHEDULE = Schedule(epochs=3, batch_size=12, lr=0.1, validate_every=0)
-NAMES = methods.names()
 every_method = pytest.mark.parametrize("name", NAMES)
-# The others read their masks off the network, without training.
-every_search = pytest.mark.parametrize("name", [name for name in NAMES if get(name)().learns])
 
 
-def search(
-    method: PruningMethod, net: nn.Module, seed: int = 0, memory: Memory | None = None
-) -> Masks:
-    """The masks as the pipeline's prune stage comes to them."""
-    task = make_task(seed, steps=1)
-    trained = Trained({}, [])
-    if method.learns:
-        trained = fit(net, IMAGES, task, SCHEDULE, memory or Memory(), method)
-    return method.finish(net, trained.state, task)
+def every(variants: dict[str, PruningMethod]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("method", variants.values(), ids=variants.keys())
 
 
 def original_parameters(net: nn.Module) -> dict[str, Tensor]:
@@ -53,6 +38,9 @@ def original_parameters(net: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in found.items()}
 
 
+# Masks
+
+
 @every_method
 @pytest.mark.parametrize("sparsity", [0.0, 1 / 3, 0.5, 0.9, 0.95])
 def test_the_masks_keep_exactly_what_was_asked_of_every_prunable_weight(
@@ -62,8 +50,6 @@ def test_the_masks_keep_exactly_what_was_asked_of_every_prunable_weight(
     sizes = {key: weight.shape for key, weight in prunable_weights(net).items()}
     masks = search(get(name)(sparsity=sparsity), net)
     assert {key: mask.shape for key, mask in masks.items()} == sizes
-    assert {mask.dtype for mask in masks.values()} == {torch.bool}
-    assert {mask.device.type for mask in masks.values()} == {"cpu"}
     total = sum(shape.numel() for shape in sizes.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == kept_count(total, sparsity)
     assert all(mask.any() for mask in masks.values())
@@ -71,134 +57,48 @@ def test_the_masks_keep_exactly_what_was_asked_of_every_prunable_weight(
         assert all(mask.all() for mask in masks.values())
 
 
-@every_method
-def test_the_pruned_network_has_the_sparsity_that_was_asked(name: str) -> None:
+@every(VARIANTS)
+def test_a_variant_keeps_exactly_what_was_asked_of_its_groups_of_weights(
+    method: PruningMethod,
+) -> None:
     net = make_net()
-    masks = search(get(name)(sparsity=0.8), net)
-    pruned = bake(net, make_net(seed=5))
-    hold(pruned, masks)
-    plain = bake(pruned, make_net(seed=6))
-    kept = kept_count(sum(mask.numel() for mask in masks.values()), 0.8)
-    total = sum(mask.numel() for mask in masks.values())
-    assert realised_sparsity(plain) == pytest.approx(1 - kept / total)
-
-
-@every_method
-def test_searching_leaves_weights_and_biases_as_they_were(name: str) -> None:
-    net = make_net()
-    before = original_parameters(net)
-    method = get(name)(sparsity=0.8)
+    weights = prunable_weights(net)
     masks = search(method, net)
-    assert same(original_parameters(net), before)
-    # And what the network computes with is those weights under a mask.
-    state = plain_state(net)
-    for key, mask in masks.items():
-        allowed = mask if method.learns else torch.ones_like(mask)
-        assert torch.equal(state[key], before[key] * allowed)
+    assert masks.keys() == weights.keys()
+    assert {mask.dtype for mask in masks.values()} == {torch.bool}
+    assert {mask.device.type for mask in masks.values()} == {"cpu"}
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept == kept_count(sum(mask.numel() for mask in masks.values()), method.sparsity)
+    assert all(mask.any() for mask in masks.values())
+    for key, weight in weights.items():
+        grouped = [(g, w) for g, w in zip(masks[key].shape, weight.shape, strict=True) if g != w]
+        assert all(group == 1 for group, _ in grouped)
+        # A group for every weight, unless the method was told otherwise.
+        if getattr(method, "granularity", "weight") == "weight":
+            assert not grouped
 
 
-@every_method
-def test_the_same_seed_gives_the_same_masks(name: str) -> None:
-    method = get(name)(sparsity=0.8)
-    assert same(search(method, make_net()), search(method, make_net()))
-
-
-def test_another_seed_draws_another_random_mask() -> None:
-    method = get("random")(sparsity=0.8)
-    first, second = (search(method, make_net(), seed) for seed in (0, 1))
-    pruned = [key for key, mask in first.items() if not mask.all()]
-    assert len(pruned) >= 2
-    assert not any(torch.equal(first[key], second[key]) for key in pruned)
-
-
-def test_random_masks_do_not_look_at_the_weights() -> None:
-    method = get("random")(sparsity=0.8)
-    assert same(search(method, make_net(seed=0)), search(method, make_net(seed=1)))
-
-
-@every_method
-def test_no_global_generator_is_drawn_from(name: str) -> None:
+@every(VARIANTS)
+def test_the_prune_stage_accepts_the_masks(method: PruningMethod) -> None:
     net = make_net()
-    state = torch.get_rng_state()
-    search(get(name)(sparsity=0.8), net)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@every_search
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_resumed_search_ends_in_the_same_bits(name: str, epoch: int) -> None:
-    method = get(name)(sparsity=0.8)
-    whole, resumed, memory = make_net(dropout=0.2), make_net(dropout=0.2), Memory()
-    expected = search(method, whole, memory=memory)
-    masks = search(method, resumed, memory=Memory(memory.saves[epoch]))
-    assert same(masks, expected)
-    assert same(snapshot(resumed), snapshot(whole))
-
-
-@every_search
-def test_a_search_leaves_checkpoints_that_hold_the_method_s_state(name: str) -> None:
-    method = get(name)(sparsity=0.8)
-    net, memory = make_net(), Memory()
-    task = make_task(steps=1)
-    trained = fit(net, IMAGES, task, SCHEDULE, memory, method)
-    saved = memory.saves[SCHEDULE.epochs][1]
-    stored = {k.removeprefix("method/"): v for k, v in saved.items() if k.startswith("method/")}
-    assert same(stored, trained.state)
-    assert all(list(maskings(net)))
-
-
-@every_method
-def test_the_card_says_all(name: str) -> None:
-    cls = get(name)
-    card = cls.card
-    assert isinstance(card, Card)
-    for text in (card.title, card.paper, card.criterion, card.summary):
-        assert text.strip() == text != ""
-        assert "\n" not in text
-    assert 1980 <= card.year <= 2100
-    assert card.scope in get_args(inspect.get_annotations(Card)["scope"])
-    assert card.when in get_args(inspect.get_annotations(Card)["when"])
-    # Options become flags, and their descriptions the help.
-    for option, info in cls.model_fields.items():
-        assert info.description, option
-        assert not info.is_required(), option
-
-
-@every_method
-def test_the_file_gives_the_name(name: str) -> None:
-    cls = get(name)
-    assert name_of(cls) == name
-    assert Path(inspect.getfile(cls)).stem == name
-    module = importlib.import_module(f"advprune.methods.{name}")
-    assert [value for value in vars(module).values() if _is_own_method(value, module)] == [cls]
-    with pytest.raises(ValueError, match=f"method '{name}' is registered twice"):
-        register(cls)
-
-
-def _is_own_method(value: object, module: object) -> bool:
-    return (
-        isinstance(value, type)
-        and issubclass(value, PruningMethod)
-        and inspect.getmodule(value) is module
-    )
-
-
-@every_method
-def test_unknown_options_and_changes_are_refused(name: str) -> None:
-    cls = get(name)
-    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        cls(**{"sparsty": 0.5})
-    method = cls(sparsity=0.5)
-    with pytest.raises(ValidationError, match="frozen"):
-        method.sparsity = 0.9
-    assert cls(**method.model_dump()) == method
-
-
-@every_method
-@pytest.mark.parametrize("sparsity", [1.0, -0.1, 90.0, float("nan"), float("inf")])
-def test_a_sparsity_that_is_no_share_is_refused(name: str, sparsity: float) -> None:
-    with pytest.raises(ValidationError, match="0 <= sparsity < 1"):
-        get(name)(sparsity=sparsity)
+    masks = search(method, net)
+    check_target(masks, method.sparsity)
+    with pytest.raises(BadData, match=r"sparsity 0\.7 asks for"):
+        check_target(masks, 0.7)
+    pruned = bake(net, make_net(seed=5))
+    weights = prunable_weights(pruned)
+    whole = expand(masks, pruned)
+    for key, mask in whole.items():
+        assert mask.shape == weights[key].shape
+        assert torch.equal(mask, masks[key] & torch.ones_like(mask))
+    hold(pruned, whole)
+    plain = bake(pruned, make_net(seed=6))
+    for key, weight in prunable_weights(plain).items():
+        assert torch.equal(weight, weights[key] * masks[key])
+    total = sum(mask.numel() for mask in whole.values())
+    # Nothing that stays is zero by itself, so zeros are what was removed.
+    kept = sum(int(mask.sum()) for mask in whole.values())
+    assert realised_sparsity(plain) == pytest.approx(1 - kept / total)
 
 
 @every_method
@@ -207,28 +107,136 @@ def test_too_few_weights_for_all_layers_are_refused(name: str) -> None:
         search(get(name)(sparsity=0.999), make_net())
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [(90.0, "0.90"), (99.0, "0.99"), (99.9, "0.999"), (99.99, "0.9999"), (5.0, "0.05")],
-)
-def test_percentages_are_refused_with_the_share_that_was_meant(typed: float, meant: str) -> None:
-    with pytest.raises(ValueError, match=rf"did you mean {meant}\?$"):
-        check_sparsity(typed)
-    assert check_sparsity(float(meant)) == pytest.approx(typed / 100)
+# What is left of the network
 
 
-@pytest.mark.parametrize("value", [1.0, 100.0, 1000.0, -1.0, float("nan")])
-def test_other_nonsense_gets_no_guess(value: float) -> None:
-    with pytest.raises(ValueError, match=r"0 <= sparsity < 1$"):
-        check_sparsity(value)
+@every({key: m for key, m in SEARCHES.items() if not m.moves_weights})
+def test_a_search_over_masks_leaves_weights_and_biases_as_they_were(method: PruningMethod) -> None:
+    net = make_net()
+    before = original_parameters(net)
+    masks = search(method, net)
+    assert same(original_parameters(net), before)
+    # And what the network computes with is those weights under a mask.
+    state = plain_state(net)
+    for key, mask in masks.items():
+        assert torch.equal(state[key], before[key] * mask)
 
 
-def test_an_unknown_method_is_refused_with_the_nearest() -> None:
-    with pytest.raises(Refused, match=r"--method 'hrap' is not known; did you mean harp"):
-        get("hrap")
-    with pytest.raises(Refused, match=f"choose from {', '.join(NAMES)}"):
-        get("???")
+@every({key: m for key, m in VARIANTS.items() if m.moves_weights})
+def test_a_method_that_says_it_moves_weights_does(method: PruningMethod) -> None:
+    net = make_net()
+    before, masks = original_parameters(net), search(method, net)
+    assert method.searches
+    after = original_parameters(net)
+    assert not any(torch.equal(before[key], after[key]) for key in masks)
 
 
-def test_the_methods_of_the_papers_are_there() -> None:
-    assert {"harp", "hydra", "magnitude", "random"} <= set(NAMES)
+@every({key: m for key, m in VARIANTS.items() if not m.searches})
+@pytest.mark.parametrize("training", [True, False])
+def test_without_a_search_the_network_ends_as_it_was_to_the_last_bit(
+    method: PruningMethod, training: bool
+) -> None:
+    net = make_net(dropout=0.2).train(training)
+    net.get_submodule("network.bn2").train(not training)
+    net.get_submodule("network.bn1").requires_grad_(False)
+    modes = {key: module.training for key, module in net.named_modules()}
+    learning = {key: p.requires_grad for key, p in net.named_parameters()}
+    before = snapshot(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    search(method, net)
+    assert same(snapshot(net), before)
+    assert all((p.grad == 7.0).all() for p in net.parameters())
+    assert {key: module.training for key, module in net.named_modules()} == modes
+    assert {key: p.requires_grad for key, p in net.named_parameters()} == learning
+    assert not any(m._forward_hooks or "forward" in vars(m) for m in net.modules())
+
+
+# Randomness
+
+
+@every(VARIANTS)
+def test_the_same_seed_gives_the_same_masks(method: PruningMethod) -> None:
+    assert same(search(method, make_net()), search(method, make_net()))
+
+
+@pytest.mark.parametrize("allocation", ["erk", "global"])
+def test_another_seed_draws_another_random_mask(allocation: str) -> None:
+    method = get("random")(sparsity=0.8, **{"allocation": allocation})
+    first, second = (search(method, make_net(), seed) for seed in (0, 1))
+    pruned = [key for key, mask in first.items() if not mask.all()]
+    assert len(pruned) >= 2
+    assert not any(torch.equal(first[key], second[key]) for key in pruned)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "erk", "global"])
+def test_random_masks_do_not_look_at_the_weights(allocation: str) -> None:
+    method = get("random")(sparsity=0.8, **{"allocation": allocation})
+    assert same(search(method, make_net(seed=0)), search(method, make_net(seed=1)))
+
+
+def test_one_random_draw_for_all_layers_gives_them_about_the_same_density() -> None:
+    masks = search(get("random")(sparsity=0.5, **{"allocation": "global"}), make_net())
+    conv2 = masks["network.conv2.weight"]
+    # 1,152 draws with probability one half: six standard deviations are 102.
+    assert abs(int(conv2.sum()) - conv2.numel() / 2) < 102
+    # Drawn, not allotted: at the same density everywhere these would be equal.
+    assert int(masks["network.conv1.weight"].sum()) != 36
+
+
+@every(VARIANTS)
+def test_no_global_generator_is_drawn_from(method: PruningMethod) -> None:
+    net = make_net(dropout=0.2)
+    state = torch.get_rng_state()
+    search(method, net)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Resuming
+
+
+def stored(saved: tuple[int, dict[str, Tensor], list[dict]]) -> Memory:
+    """An observer that restores what a file made of this would hold."""
+    step, tensors, history = saved
+    return Memory((step, load_bytes(save_bytes(tensors)), history))
+
+
+@every(SEARCHES | SURVEYS)
+def test_what_is_resumed_at_any_checkpoint_ends_in_the_same_bits(method: PruningMethod) -> None:
+    whole, memory = make_net(dropout=0.2), Memory()
+    expected = search(method, whole, memory=memory)
+    assert sorted(memory.saves) == ([1, 2, 3] if method.searches else [*range(1, steps(method))])
+    for saved in memory.saves.values():
+        resumed = make_net(dropout=0.2)
+        assert same(search(method, resumed, memory=stored(saved)), expected)
+        assert same(snapshot(resumed), snapshot(whole))
+
+
+def steps(method: PruningMethod) -> int:
+    """One more than the batches that a survey reads."""
+    return method.batches_needed(len(IMAGES.train) // SCHEDULE.batch_size) + 1
+
+
+@every(SEARCHES)
+def test_a_search_leaves_checkpoints_that_hold_the_state_of_the_method(
+    method: PruningMethod,
+) -> None:
+    net, memory = make_net(), Memory()
+    task = make_task(steps=1)
+    trained = fit(net, IMAGES, task, SCHEDULE, memory, method)
+    saved = memory.saves[SCHEDULE.epochs][1]
+    kept = {k.removeprefix("method/"): v for k, v in saved.items() if k.startswith("method/")}
+    assert same(kept, trained.state)
+    # Only a search that learns masks attaches any, and then to every layer.
+    assert len(list(maskings(net))) in (0, len(prunable(net)))
+
+
+@every(SURVEYS)
+def test_a_survey_says_something_of_every_weight(method: PruningMethod) -> None:
+    net, memory = make_net(), Memory()
+    search(method, net, memory=memory)
+    _, sums, history = memory.saves[max(memory.saves)]
+    shapes = {PREFIX + key: weight.shape for key, weight in prunable_weights(net).items()}
+    assert {key: value.shape for key, value in sums.items()} == shapes
+    assert all(len(value.unique()) > 1 for value in sums.values())
+    assert history == []

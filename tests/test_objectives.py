@@ -12,13 +12,16 @@ from toy import EPS, make_batch, make_net, same, snapshot
 
 from advprune import objectives
 from advprune.attacks.pgd import pgd, starting_point
+from advprune.batches import Batch
 from advprune.errors import Refused
 from advprune.masking import Scored, attach, freeze_layers
-from advprune.objectives import OBJECTIVES, Batch, Objective
+from advprune.objectives import OBJECTIVES, Objective
 from advprune.repro import ImageRandom
 from advprune.types import Threat
 
 BETA = 3.5
+# What the steps of the attack could move together, relative to the radius.
+REACH = {"pgd": 2.5, "trades": 2.5, "mart": 2.5, "mad": 2.3}
 PGD = Objective("pgd", Threat(EPS), steps=3, beta=BETA)
 NAMES = sorted(OBJECTIVES)
 ADVERSARIAL = [name for name in NAMES if name != "natural"]
@@ -89,7 +92,13 @@ def slow_mart(clean: Tensor, adversarial: Tensor, y: int) -> Tensor:
     return boosted + BETA * slow_kl(clean, adversarial) * (1 - clean[y])
 
 
-SLOW = {"natural": slow_natural, "pgd": slow_pgd, "trades": slow_trades, "mart": slow_mart}
+SLOW = {
+    "natural": slow_natural,
+    "pgd": slow_pgd,
+    "trades": slow_trades,
+    "mart": slow_mart,
+    "mad": slow_mart,
+}
 
 
 def slow_loss(name: str, net: nn.Module, batch: Batch, crafted: Tensor) -> Tensor:
@@ -146,11 +155,64 @@ def test_the_attack_is_the_one_of_the_paper(name: str, monkeypatch: pytest.Monke
     assert call["threat"] == PGD.threat
     assert call["steps"] == PGD.steps
     assert call["training"] is False
-    assert call.get("start", "uniform") == ("gaussian" if name == "trades" else "uniform")
+    assert call.get("start", "uniform") == ("uniform" if name == "pgd" else "gaussian")
+    # TRADES leaves the step to the attack, whose own is the same 2.5 eps / steps.
+    step = call.get("step_size", 2.5 * EPS / PGD.steps)
+    assert step == pytest.approx(REACH[name] * EPS / PGD.steps)
     (images,) = crafted.images
     assert float((images - batch.images).abs().max()) <= EPS + 1e-6
     assert 0.0 <= float(images.min()) <= float(images.max()) <= 1.0
     assert not images.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "steps", "size"),
+    # A quarter of the radius at ten steps; MAD's code has 0.0069 at eps 0.03.
+    [("pgd", 8 / 255, 10, 2 / 255), ("mart", 8 / 255, 10, 2 / 255), ("mad", 0.03, 10, 0.0069)],
+)
+def test_the_steps_of_the_attack_are_those_of_the_authors(
+    name: str, eps: float, steps: int, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafted = Crafted(monkeypatch)
+    Objective(name, Threat(eps), steps)(make_net(), make_batch(2))  # pyright: ignore
+    assert crafted.calls[0]["step_size"] == pytest.approx(size)
+
+
+# The weight of the robust term
+
+
+@pytest.mark.parametrize(
+    ("name", "beta"),
+    [("trades", 6.0), ("mart", 5.0), ("mad", 0.5), ("natural", None), ("pgd", None)],
+)
+def test_each_objective_has_its_paper_s_weight_unless_one_is_given(
+    name: str, beta: float | None
+) -> None:
+    own = replace(objective(name), beta=None)
+    assert own.robust_weight == beta
+    given = replace(own, beta=BETA)
+    assert given.robust_weight == (None if beta is None else BETA)
+    none = replace(own, beta=0.0)
+    losses = [float(o(make_net(), make_batch()).value.detach()) for o in (none, own, given)]
+    if beta is None:
+        assert len(set(losses)) == 1
+    else:
+        # Linear in the weight, so each loss shows with which it was computed.
+        slope = (losses[2] - losses[0]) / BETA
+        assert slope > 1e-3
+        assert losses[1] == pytest.approx(losses[0] + beta * slope, rel=1e-5)
+
+
+def test_mad_is_mart_but_for_its_weight_and_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    crafted = Crafted(monkeypatch)
+    mad, mart = (objective(name) for name in ("mad", "mart"))
+    values = [o(make_net().eval(), make_batch()).value for o in (mad, mart)]
+    assert not torch.equal(*crafted.images)
+    assert not torch.equal(*values)
+    # Against the same images, at the same weight, they are the same loss.
+    monkeypatch.setattr(objectives, "pgd", lambda *_, **__: crafted.images[0])
+    values = [o(make_net().eval(), make_batch()).value for o in (mad, mart)]
+    assert torch.equal(*values)
 
 
 def test_trades_attacks_the_divergence_from_the_clean_prediction(
@@ -202,9 +264,9 @@ def test_batch_norm_counts_the_training_forwards_and_nothing_else(
     twin = deepcopy(net)
     crafted = Crafted(monkeypatch)
     objective(name)(net, batch)
-    if name in ("natural", "trades", "mart"):
+    if name != "pgd":
         twin(batch.images)
-    if name in ("pgd", "trades", "mart"):
+    if name != "natural":
         twin(crafted.images[0])
     assert same(snapshot(net), snapshot(twin))
 
@@ -239,13 +301,13 @@ def test_the_loss_repeats_bitwise_and_draws_from_no_global_generator(name: str) 
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", ["pgd", "trades", "mart"])
+@adversarial
 def test_without_room_for_the_adversary_what_remains_is_the_clean_loss(name: str) -> None:
     free = replace(objective(name), threat=Threat(0.0))
     batch = make_batch()
     got = float(free(make_net(), batch).value.detach())
     natural = float(objective("natural")(make_net(), batch).value.detach())
-    if name == "mart":
+    if name in ("mart", "mad"):
         p = make_net()(batch.images).softmax(1).detach()
         wrong = p.scatter(1, batch.labels[:, None], 0.0).amax(1)
         natural -= float(torch.log(1.0001 - wrong).mean())
@@ -267,6 +329,6 @@ def test_certain_predictions_give_finite_losses_and_gradients(name: str, logit: 
 
 def test_an_unknown_objective_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        Refused, match="'madry' is not known; use one of natural, pgd, trades, mart"
+        Refused, match="'madry' is not known; use one of natural, pgd, trades, mart, mad"
     ):
         objective("madry")(make_net(), make_batch())

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from rich.progress import Progress as Bar
+from stage_runs import SMALL, TRAINING, Runner, with_settings
 
 from advprune.errors import BadData, NotFound, Refused, Unavailable
 from advprune.masking import prunable_weights
@@ -25,12 +25,10 @@ from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
 from pipeline.stage import Artifact, Context, Stage
 from pipeline.stages import bundle, gate
-from pipeline.stages.prune import check_target
-from pipeline.store import CHECKPOINT, Store
+from pipeline.store import CHECKPOINT
 from pipeline.watch import Silent, Watch
 
 STAGES = tuple(module.__name__.rpartition(".")[2] for module in ORDER)
-TRAINING = ("standard", "adversarial", "prune", "finetune")
 ROBUST = ("adversarial", "prune", "finetune")
 
 
@@ -41,8 +39,10 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "preset": ("cifar10", ()),
     "method": ("magnitude", ("prune",)),
     "sparsity": (0.8, ("prune",)),
+    "compression": (4.0, ("prune",)),
     "data": ("mnist", ("data",)),
     "data_dir": ("elsewhere", ()),
+    "extra_data": (Path(__file__).parent, ("data",)),  # a folder that exists
     "image_size": (16, ("data",)),
     "limit_train": (300, ("data",)),
     "limit_test": (300, ("data",)),
@@ -51,17 +51,19 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "objective": ("trades", ROBUST),
     "eps": (0.1, (*ROBUST, "verify")),
     "attack_steps": (3, ROBUST),
-    "beta": (5.0, ()),  # of TRADES and MART alone
+    "beta": (5.0, ()),  # not of PGD
     "seed": (1, (*TRAINING, "verify")),
     "device": ("cuda", STAGES),
     "threads": (3, STAGES),
     "uint8_head": (True, ("export",)),
     "quantize.calibration": ("percentile", ("quantize",)),
+    "verify.split": ("train", ("verify",)),
     "verify.steps": (3, ("verify",)),
     "verify.restarts": (3, ("verify",)),
     "verify.queries": (3, ("verify",)),
     "gate.margin": (0.02, ("gate",)),
     "gate.baseline": (None, ("gate",)),  # a file, see below
+    **{f"{stage}.objective": ("trades", (stage,)) for stage in ROBUST},
     **{
         f"{stage}.{key}": (value, (stage,))
         for stage in TRAINING
@@ -76,15 +78,6 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
         }.items()
     },
 }
-
-
-def with_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
-    """A recipe of the defaults, without the preset that a command would begin with."""
-    tree = (base or Recipe()).model_dump()
-    for key, value in settings.items():
-        section, _, leaf = key.rpartition(".")
-        (tree[section] if section else tree)[leaf] = value
-    return Recipe.model_validate(tree)
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -131,7 +124,44 @@ def test_a_setting_that_an_objective_does_not_read_changes_nothing() -> None:
     assert changed({"eps": 0.1}, base=natural) == {"verify", "report"}
     assert changed({"attack_steps": 3}, base=natural) == {"report"}
     # A method that reads its masks off the network does not train.
-    assert changed({"prune.epochs": 5}, base={"method": "magnitude"}) == {"report"}
+    magnitude = {"method": "magnitude"}
+    assert changed({"prune.epochs": 5, "prune.batch_size": 5}, magnitude) == {"report"}
+
+
+@pytest.mark.parametrize("method", ["mad", "gap", "gradient"])
+def test_a_survey_depends_on_its_batches_and_its_attack_and_not_on_training(method: str) -> None:
+    base = {"method": method, "objective": "natural"}
+    trained = {"epochs": 5, "lr": 0.5, "momentum": 0.5, "weight_decay": 0.5, "warmup": 0.5}
+    settings = {f"prune.{key}": value for key, value in trained.items()}
+    assert changed(settings | {"prune.validate_every": 5}, base) == {"report"}
+    assert changed({"prune.batch_size": 5}, base) == {"prune", "report"}
+    # Even where nothing trains adversarially.
+    assert changed({"eps": 0.1}, base) == {"prune", "verify", "report"}
+    assert changed({"attack_steps": 3}, base) == {"prune", "report"}
+    assert changed({"seed": 1}, base) == {*TRAINING, "verify", "report"}
+
+
+@pytest.mark.parametrize("stage", ROBUST)
+def test_a_stage_that_spells_out_the_recipe_s_objective_is_the_same_stage(stage: str) -> None:
+    for name in ("pgd", "mart", "natural"):
+        assert changed({f"{stage}.objective": name}, base={"objective": name}) == {"report"}
+
+
+@pytest.mark.parametrize("stage", ROBUST)
+def test_a_stage_with_an_objective_of_its_own_does_not_see_the_recipe_s(stage: str) -> None:
+    own = {f"{stage}.objective": "mart"}
+    assert changed({"objective": "trades"}, base=own) == {*ROBUST, "report"} - {stage}
+    assert changed({"beta": 3.0}, base=own) == {stage, "report"}
+    # What MART's paper takes if nothing is said.
+    assert changed({"beta": 5.0}, base=own) == {"report"}
+
+
+def test_a_compression_is_refused_where_groups_of_weights_are_counted() -> None:
+    filters: dict[str, Any] = {"method": "radmm", "options": {"granularity": "filter"}}
+    with pytest.raises(Refused, match=r"--compression 4 counts parameters, --granularity filter"):
+        plan(with_settings({**filters, "compression": 4.0}))
+    assert plan(with_settings({**filters, "sparsity": 0.5}))
+    assert plan(with_settings({"method": "radmm", "compression": 4.0}))
 
 
 def test_options_and_source_of_the_method_belong_to_prune() -> None:
@@ -213,16 +243,6 @@ def verdicts_file(reason: str) -> dict[str, Any]:
 
 # Training ---------------------------------------------------------------------------------------
 
-SMALL = with_settings(
-    {
-        "limit_train": 1024,
-        "limit_test": 50,
-        "attack_steps": 1,
-        **{f"{stage}.epochs": 3 if stage == "prune" else 1 for stage in TRAINING},
-        **{f"{stage}.batch_size": 64 for stage in TRAINING},
-    }
-)
-
 
 class Stopped(Watch):
     """Ctrl-C in the middle of an epoch, after two have been saved."""
@@ -231,24 +251,6 @@ class Stopped(Watch):
         if progress.step > 2 * progress.epoch_steps:
             raise KeyboardInterrupt
         super().step(progress, metrics)
-
-
-class Runner:
-    """Builds the first stages of a recipe one after the other."""
-
-    def __init__(self, recipe: Recipe, root: Path) -> None:
-        self.recipe, self.store = recipe, Store(root)
-        self.stages = {stage.name: stage for stage in plan(recipe)}
-        self.made: dict[str, Artifact] = {}
-
-    def build(self, name: str, watch: type[Watch] = Watch) -> Artifact:
-        bar = Bar(disable=True)
-
-        def context(out: Path) -> Context:
-            return Context(self.recipe, self.made, out, watch(out, bar, bar.add_task("")))
-
-        self.made[name] = self.store.build(self.stages[name], self.made, context, {})
-        return self.made[name]
 
 
 @pytest.fixture(scope="module")
@@ -326,17 +328,6 @@ def test_no_epochs_leave_the_network_as_it_was(runner: Runner, tmp_path: Path) -
     made = other.build("adversarial")
     weights = "weights.safetensors"
     assert made.file(weights).read_bytes() == runner.made["standard"].file(weights).read_bytes()
-
-
-def test_masks_off_target_are_refused() -> None:
-    masks = {"a": torch.ones(4, dtype=torch.bool), "b": torch.zeros(6, dtype=torch.bool)}
-    masks["b"][0] = True
-    check_target(masks, 0.5)
-    with pytest.raises(BadData, match=r"keep 5 weights, sparsity 0\.6 asks for 4"):
-        check_target(masks, 0.6)
-    masks = {"a": torch.ones(4, dtype=torch.bool), "b": torch.zeros(4, dtype=torch.bool)}
-    with pytest.raises(BadData, match="keep 0 of 4 weights in b; lower the sparsity"):
-        check_target(masks, 0.5)
 
 
 # Gate and bundle --------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ from toy import EPS, Memory, make_images, make_net, make_task, same, snapshot
 
 from advprune import method as methods
 from advprune import train
+from advprune.batches import Batch
 from advprune.data import Split
 from advprune.errors import Refused
 from advprune.evaluate import predict
 from advprune.masking import hold, prunable_weights
 from advprune.masks import keep_top
 from advprune.method import Task
-from advprune.objectives import Batch, Loss, Objective
+from advprune.objectives import Loss, Objective
 from advprune.train import Schedule, Trained, fit, validate
 from advprune.types import Threat
 

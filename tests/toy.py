@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from advprune.batches import Batch
 from advprune.data import ImageSet, Split
 from advprune.method import Progress, Task
 from advprune.models import Normalize
-from advprune.objectives import Batch, Objective
+from advprune.objectives import Objective
 from advprune.repro import ImageRandom, seeded
 from advprune.types import Threat
 

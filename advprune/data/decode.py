@@ -35,6 +35,12 @@ class Form:
     mode: str
     size: tuple[int, int]
 
+    @classmethod
+    def of(cls, images: Tensor) -> "Form":
+        """The form of images (N, C, H, W)."""
+        channels, height, width = images.shape[1:]
+        return cls("RGB" if channels == 3 else "L", (width, height))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
@@ -96,7 +102,7 @@ def _check_memory(count: int, form: Form) -> None:
         raise Refused(
             f"{count} images of {form.size[0]}x{form.size[1]} need {needed / 1e9:.1f} GB, more than"
             f" half of the {free / 1e9:.1f} GB of free memory; lower --limit-train, --limit-test or"
-            " --image-size"
+            " --image-size, or give fewer extra images"
         )
 
 
@@ -154,7 +160,7 @@ def _pixels(
     if image.size != form.size:
         raise BadData(
             f"{path}: is {image.size[0]}x{image.size[1]} in a set of {form.size[0]}x{form.size[1]} "
-            "images; give --image-size to bring all to one size"
+            "images; scale it, or bring all images of folders to one size with --image-size"
         )
     return np.asarray(image).reshape(*form.size[::-1], -1).transpose(2, 0, 1)
 

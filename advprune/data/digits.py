@@ -6,11 +6,13 @@ scikit-learn distributes them: 17 levels of grey, stored as 0 to 16. A toy, not 
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from advprune.data.decode import Form, decode
 from advprune.data.source import Source
 from advprune.errors import Refused
 
@@ -34,6 +36,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         train_count=None,
         augment="none",
         fetch=lambda positions: images[positions],
+        read=partial(decode, form=Form.of(images)),
     )
 
 

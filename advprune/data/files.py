@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from advprune.errors import BadData
+from advprune.errors import BadData, NotFound
 
 SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
@@ -28,6 +28,40 @@ def folders_in(folder: Path) -> list[Path]:
         )
     except OSError as error:
         raise _refusal(error) from error
+
+
+def root_of_classes(path: Path, asked: str) -> Path:
+    """The folder that a user named, with ~ expanded.
+
+    Args:
+        asked: how the user named it.
+
+    Raises:
+        NotFound: there is no such folder.
+        BadData: it is a file.
+    """
+    root = path.expanduser()
+    if not root.exists():
+        raise NotFound(f"{asked}: there is no folder {root.absolute()}; check the path")
+    if not root.is_dir():
+        raise BadData(f"{asked}: {root} is a file; give the folder that holds the class folders")
+    return root
+
+
+def classes_in(folder: Path) -> dict[str, list[Path]]:
+    """The image files of each class folder, in the order of the class names.
+
+    Raises:
+        BadData: a class has no images.
+    """
+    classes = {path.name: images_below(path) for path in folders_in(folder)}
+    for name, images in classes.items():
+        if not images:
+            known = " ".join(sorted(SUFFIXES))
+            raise BadData(
+                f"{folder / name}: the class has no images ({known}); add some or remove it"
+            )
+    return classes
 
 
 def below(folder: Path) -> list[Path]:

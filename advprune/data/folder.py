@@ -4,6 +4,7 @@ Either PATH/train/<class>/... and PATH/test/<class>/..., or PATH/<class>/..., of
 the test set. Classes are numbered in the order of their names. Other files are left alone.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from advprune.data import files
 from advprune.data.decode import decode, probe
 from advprune.data.source import Source
-from advprune.errors import BadData, NotFound, Refused
+from advprune.errors import BadData, Refused
 
 NAMES = {
     "folder:PATH": "your own images: PATH/train/<class>/* and PATH/test/<class>/*, or one split"
@@ -48,6 +49,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
             paths += found
             labels += [label] * len(found)
     form = probe(paths[0], image_size)
+    read = partial(decode, form=form, image_size=image_size)
     return Source(
         name=f"{PREFIX}{root.resolve().name}",
         classes=tuple(train),
@@ -55,7 +57,8 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         train_count=sum(map(len, train.values())) if halves else None,
         # Small or grey images are digits or symbols as often as not, which a flip would change.
         augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
-        fetch=lambda positions: decode([paths[i] for i in positions.tolist()], form, image_size),
+        fetch=lambda positions: read([paths[i] for i in positions.tolist()]),
+        read=read,
     )
 
 
@@ -68,23 +71,13 @@ def _root(spec: str) -> Path:
     text = spec.removeprefix(PREFIX)
     if not text:
         raise Refused(f"{spec}: names no folder; write {PREFIX}PATH")
-    root = Path(text).expanduser()
-    if not root.exists():
-        raise NotFound(f"{spec}: there is no folder {root.absolute()}; check the path")
-    if not root.is_dir():
-        raise BadData(f"{spec}: {root} is a file; give the folder that holds the class folders")
-    return root
+    return files.root_of_classes(Path(text), spec)
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class, in the order of the class names."""
-    folders = files.folders_in(folder)
-    if len(folders) < 2:
-        found = f"only the class folder {folders[0].name!r}" if folders else "no class folders"
+    classes = files.classes_in(folder)
+    if len(classes) < 2:
+        found = f"only the class folder {min(classes)!r}" if classes else "no class folders"
         raise BadData(f"{folder}: has {found}; give one folder per class, at least two")
-    classes = {path.name: files.images_below(path) for path in folders}
-    for path in folders:
-        if not classes[path.name]:
-            known = " ".join(sorted(files.SUFFIXES))
-            raise BadData(f"{path}: the class has no images ({known}); add some or remove it")
     return classes

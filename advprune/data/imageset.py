@@ -1,4 +1,4 @@
-"""Images in memory: four disjoint splits with their labels and identities."""
+"""Images in memory: four disjoint splits with their labels and identities, and extra images."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ class Split:
 
     images:  uint8 (N, C, H, W)
     labels:  int64 (N,)
-    indices: int64 (N,), the identity of each image in its source; unique over all four splits.
+    indices: int64 (N,), the identity of each image in its source; unique in its image set.
     """
 
     images: Tensor
@@ -40,6 +40,7 @@ class ImageSet:
 
     augment: "none", "crop" or "crop-flip", see `augmentation.py`.
     digest:  see `digest()`.
+    extra:   more images to train on, beside those of the data set; see `extra.py`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ImageSet:
     test: Split
     augment: str
     digest: str
+    extra: Split | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,8 +63,13 @@ class ImageSet:
     def splits(self) -> dict[str, Split]:
         return {name: getattr(self, name) for name in SPLITS}
 
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The splits, and "extra" if there are extra images."""
+        return self.splits if self.extra is None else {**self.splits, "extra": self.extra}
+
     def to(self, device: torch.device | str) -> "ImageSet":
-        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
+        return replace(self, **{name: split.to(device) for name, split in self.parts.items()})
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel of the training images, in [0, 1].
@@ -93,21 +100,21 @@ def as_float(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
 
 
-def digest(classes: tuple[str, ...], augment: str, splits: dict[str, Split]) -> str:
+def digest(classes: tuple[str, ...], augment: str, parts: dict[str, Split]) -> str:
     """SHA-256 over everything that a result can depend on.
 
     The name is left out: a folder that was moved or renamed is still the same data.
     """
-    parts = {
+    tensors = {
         f"{name}.{field}": tensor
-        for name, split in splits.items()
+        for name, split in parts.items()
         for field, tensor in vars(split).items()
     }
-    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in parts.items()}
+    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
     header = {"classes": classes, "augment": augment, "tensors": shapes}
     hasher = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(parts):
-        hasher.update(parts[name].cpu().contiguous().numpy())
+    for name in sorted(tensors):
+        hasher.update(tensors[name].cpu().contiguous().numpy())
     return hasher.hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from advprune.data import digits, folder, torchvision_sets
+from advprune.data.extra import extra_identity, read_extra
 from advprune.data.imageset import ImageSet, Split, check_labels, digest
 from advprune.data.source import Kind
 from advprune.data.splits import split
@@ -28,6 +29,7 @@ def load(
     limit_train: int | None = None,
     limit_test: int | None = None,
     image_size: int | None = None,
+    extra: Path | None = None,
 ) -> ImageSet:
     """Load a data set and split it, see `splits.split`; the same call gives the same digest.
 
@@ -38,6 +40,7 @@ def load(
         limit_train: at most so many images for train, validation and calibration together.
         limit_test: at most so many test images.
         image_size: resize images to this many pixels square; for folders and imagenet.
+        extra: a folder PATH/<class>/* of more images to train on, see `read_extra`.
 
     Raises:
         Refused: an unknown name, a number out of range, more images than fit into memory.
@@ -48,33 +51,41 @@ def load(
         raise Refused(f"--image-size: must be at least 1, got {image_size}")
     source = _kind(spec).open_source(spec, data_dir, image_size)
     check_labels(source.labels, len(source.classes), source.name)
-    parts = split(source, split_seed, limit_train, limit_test)
+    chosen = split(source, split_seed, limit_train, limit_test)
 
     # One tensor for all splits, which are views of it: large sets are held only once.
-    order = torch.cat(list(parts.values()))
-    sizes = [len(positions) for positions in parts.values()]
+    order = torch.cat(list(chosen.values()))
+    sizes = [len(positions) for positions in chosen.values()]
     images = source.fetch(order).split(sizes)
-    splits = {
+    parts = {
         name: Split(pixels, source.labels[positions], positions)
-        for (name, positions), pixels in zip(parts.items(), images, strict=True)
+        for (name, positions), pixels in zip(chosen.items(), images, strict=True)
     }
-    identity = digest(source.classes, source.augment, splits)
-    return ImageSet(source.name, source.classes, **splits, augment=source.augment, digest=identity)
+    if extra is not None:
+        held_out = [parts[name] for name in ("val", "calib", "test")]
+        parts["extra"] = read_extra(extra, source, split_seed, held_out)
+    identity = digest(source.classes, source.augment, parts)
+    return ImageSet(source.name, source.classes, **parts, augment=source.augment, digest=identity)
 
 
-def fingerprint(spec: str, data_dir: Path, image_size: int | None) -> str:
-    """A quick SHA-256 identity of a data set's files: it changes when one of them does.
+def fingerprint(
+    spec: str, data_dir: Path, image_size: int | None, extra: Path | None = None
+) -> str:
+    """A quick SHA-256 identity of the files of a data set and of the extra images.
 
-    Files are not decoded and, beside the shipped digits, not even read.
+    It changes when one of them does. Files are not decoded and, beside the shipped digits, not even
+    read.
 
     Raises:
         Refused: an unknown name.
         NotFound: the images are not there, and would not be downloaded.
     """
     stored = _kind(spec).fingerprint(spec, data_dir)
-    if image_size is None:
-        return stored
-    return hashlib.sha256(f"{stored} {image_size}".encode()).hexdigest()
+    if image_size is not None:
+        stored = hashlib.sha256(f"{stored} {image_size}".encode()).hexdigest()
+    if extra is not None:
+        stored = hashlib.sha256(f"{stored} extra {extra_identity(extra)}".encode()).hexdigest()
+    return stored
 
 
 def _kind(spec: str) -> Kind:

@@ -1,6 +1,6 @@
 """What every kind of data set gives: labels at once, images only when they are asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ class Source:
     train_count: how many of them are training images; None when there is no test set.
     augment: what training does to the images, see `augmentation.py`.
     fetch: int64 (n,) positions -> uint8 (n, C, H, W).
+    read: image files, which need not be of this data set -> uint8 (n, C, H, W), in its form.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Source:
     train_count: int | None
     augment: str
     fetch: Callable[[Tensor], Tensor]
+    read: Callable[[Sequence[Path]], Tensor]
 
 
 class Kind(Protocol):

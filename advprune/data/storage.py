@@ -26,7 +26,7 @@ def save(image_set: ImageSet, folder: Path) -> None:
     """
     tensors = {
         f"{name}.{field}": getattr(split, field).cpu().contiguous()
-        for name, split in image_set.splits.items()
+        for name, split in image_set.parts.items()
         for field in _FIELDS
     }
     words = {key: getattr(image_set, key) for key in ("name", "classes", "augment", "digest")}
@@ -57,25 +57,26 @@ def read(folder: Path) -> ImageSet:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadData(f"{path}: cannot be read ({error}); run the data stage again") from error
-    expected = {f"{name}.{field}" for name in SPLITS for field in _FIELDS}
+    names = (*SPLITS, "extra") if "extra.images" in tensors else SPLITS
+    expected = {f"{name}.{field}" for name in names for field in _FIELDS}
     if tensors.keys() != expected:
         odd = min(tensors.keys() ^ expected)
         raise BadData(f"{path}: {odd} is missing or unknown; run the data stage again")
-    splits = {
-        name: Split(**{field: tensors[f"{name}.{field}"] for field in _FIELDS}) for name in SPLITS
+    parts = {
+        name: Split(**{field: tensors[f"{name}.{field}"] for field in _FIELDS}) for name in names
     }
     classes = tuple(words["classes"])
-    for name, split in splits.items():
-        _check_split(split, splits["train"].images, len(classes), f"{path}: {name}")
-    identities = torch.cat([split.indices for split in splits.values()])
+    for name, split in parts.items():
+        _check_split(split, parts["train"].images, len(classes), f"{path}: {name}")
+    identities = torch.cat([split.indices for split in parts.values()])
     if len(identities.unique()) != len(identities):
         raise BadData(f"{path}: an image occurs more than once; run the data stage again")
-    found = digest(classes, words["augment"], splits)
+    found = digest(classes, words["augment"], parts)
     if found != words["digest"]:
         raise BadData(
             f"{path}: digest is {found[:12]}, not {words['digest'][:12]} as {_WORDS} says"
         )
-    return ImageSet(words["name"], classes, **splits, augment=words["augment"], digest=found)
+    return ImageSet(words["name"], classes, **parts, augment=words["augment"], digest=found)
 
 
 def _read_words(path: Path) -> dict:

@@ -8,6 +8,7 @@ folder is unpickled.
 import hashlib
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         train_count=len(parts[0]),
         augment=_SETS[spec].augment,
         fetch=lambda positions: images[positions],
+        read=partial(decode, form=Form.of(images)),
     )
 
 
@@ -127,21 +129,18 @@ def _imagenet(data_dir: Path, image_size: int) -> Source:
     if not (data_dir / "imagenet").is_dir():
         raise _absent("imagenet", data_dir, f"there is no folder {data_dir / 'imagenet'}")
     parts = [_opened("imagenet", data_dir, split=name) for name in ("train", "val")]
-    paths = [path for part in parts for path, _ in part.samples]
+    paths = [Path(path) for part in parts for path, _ in part.samples]
     form = Form("RGB", (image_size, image_size))
-
-    def fetch(positions: Tensor) -> Tensor:
-        # Some of its photographs are grey or CMYK; everyone reads them as colour.
-        chosen = [Path(paths[position]) for position in positions.tolist()]
-        return decode(chosen, form, image_size, convert=True)
-
+    # Some of its photographs are grey or CMYK; everyone reads them as colour.
+    read = partial(decode, form=form, image_size=image_size, convert=True)
     return Source(
         name="imagenet",
         classes=tuple(", ".join(names) for names in parts[0].classes),
         labels=torch.cat([_labels(part.targets) for part in parts]),
         train_count=len(parts[0]),
         augment=_SETS["imagenet"].augment,
-        fetch=fetch,
+        fetch=lambda positions: read([paths[i] for i in positions.tolist()]),
+        read=read,
     )
 
 

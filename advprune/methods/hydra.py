@@ -1,6 +1,6 @@
 """HYDRA: prune by learned importance scores under the robust objective (Sehwag et al. 2020).
 
-Weights stay frozen; each has a score S. The mask of layer l keeps the k_l largest |S| (equation 2),
+Weights stay frozen; each has a score S. The mask of layer l keeps the k_l largest |S|,
 with k_l fixed beforehand. Training minimises the robust loss of theta * M over S alone, with a
 straight-through gradient, from scores in proportion to the weights, so that the search starts at
 magnitude pruning. Batch norm keeps learning and counting, as in the released code.
@@ -12,15 +12,16 @@ from pydantic import Field
 from torch import nn
 
 from advprune.allocate import allocate
+from advprune.card import Card
 from advprune.masking import (
     Scored,
     attach,
     current_masks,
     freeze_layers,
-    maskings,
     prunable_weights,
+    refresh,
 )
-from advprune.method import Card, Optimisation, Progress, PruningMethod, State, Task, register
+from advprune.method import Optimisation, Progress, PruningMethod, State, Task, register
 from advprune.types import Masks
 
 
@@ -28,12 +29,23 @@ from advprune.types import Masks
 class Hydra(PruningMethod):
     card: ClassVar[Card] = Card(
         title="HYDRA",
-        paper="Sehwag et al., HYDRA: Pruning Adversarially Robust Neural Networks",
+        paper="Sehwag et al., HYDRA: Pruning Adversarially Robust Neural Networks, NeurIPS 2020",
         year=2020,
-        criterion="learned importance score",
-        scope="local",
+        entry="HYDRA",
         summary="learns which weights to keep under the robust loss, at fixed layer densities",
-        departures="the objective is the recipe's (TRADES in the paper); no extra data yet",
+        equations=(
+            "S = sqrt(6 / fan_in) theta / max|theta| at the start; theta stays frozen",
+            "the mask keeps the k_l largest |S| of each layer; minimise L_robust(theta M) over S",
+            "straight-through: dL/d|S| = theta dL/d(theta M), for kept and removed weights alike",
+        ),
+        departures=(
+            "densities may follow ERK or LAMP, as in the later comparisons; uniform in the paper",
+            "pseudo-labelled images (the paper's CIFAR-10 numbers need them) are given with "
+            "--extra-data; fine-tuning begins at the last weights of the search, as released",
+        ),
+        pretraining="TRADES",
+        finetuning="TRADES",
+        locality="L",
     )
     allocation: Literal["uniform", "erk", "lamp"] = Field(
         default="uniform",
@@ -47,9 +59,7 @@ class Hydra(PruningMethod):
         return {}
 
     def update(self, net: nn.Module, state: State, progress: Progress) -> None:
-        for _, _, masking in maskings(net):
-            assert isinstance(masking, Scored)
-            masking.refresh()
+        refresh(net)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
         return current_masks(net)

@@ -7,9 +7,10 @@ from pydantic import Field
 from torch import nn
 
 from advprune.allocate import allocate
+from advprune.card import Card
 from advprune.masking import prunable_weights
-from advprune.masks import keep_top
-from advprune.method import Card, PruningMethod, State, Task, register
+from advprune.masks import keep_best
+from advprune.method import PruningMethod, State, Task, register
 from advprune.repro import generator
 from advprune.types import Masks
 
@@ -18,19 +19,22 @@ from advprune.types import Masks
 class Random(PruningMethod):
     card: ClassVar[Card] = Card(
         title="Random",
-        paper="a control, used since LeCun et al., Optimal Brain Damage",
-        year=1989,
+        paper="a control, as in Blalock et al., What is the State of Neural Network Pruning?",
+        year=2020,
+        summary="removes weights at random: what any criterion has to beat",
+        equations=("every weight draws a number; the lowest go, of the network or of each layer",),
+        locality="L, G",
         criterion="none",
-        scope="local",
-        summary="keeps weights drawn uniformly at random within each layer",
     )
-    allocation: Literal["uniform", "erk"] = Field(default="erk", description="share of each layer")
+    allocation: Literal["global", "uniform", "erk", "lamp"] = Field(
+        default="erk", description="share of each layer: one draw for all, uniform, ERK or LAMP"
+    )
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
         weights = prunable_weights(net)
-        kept = allocate(self.allocation, weights, self.sparsity)
-        masks: Masks = {}
-        for name, weight in weights.items():
-            draw = generator(self.random_seed(task, name))
-            masks[name] = keep_top(torch.rand(weight.shape, generator=draw), kept[name])
-        return masks
+        scores = {
+            name: torch.rand(weight.shape, generator=generator(self.random_seed(task, name)))
+            for name, weight in weights.items()
+        }
+        kept = allocate(self.allocation, weights, self.sparsity, scores=scores)
+        return keep_best(scores, kept)

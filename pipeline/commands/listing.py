@@ -1,4 +1,4 @@
-"""The lists: `advprune methods`, `attacks`, `data`, `models`."""
+"""The lists: `advprune attacks`, `data`, `models`."""
 
 import json
 import sys
@@ -10,24 +10,6 @@ from rich.table import Table
 from advprune import attacks as attack_registry
 from advprune import data as data_registry
 from advprune import models as model_registry
-from advprune.method import get, names
-
-
-def methods(as_json: bool) -> int:
-    rows = []
-    for name in names():
-        card = get(name).card
-        rows.append(
-            {
-                "method": name,
-                "year": str(card.year),
-                "scope": card.scope,
-                "criterion": card.criterion,
-                "paper": card.paper,
-                "what it does": card.summary,
-            }
-        )
-    return _show("methods", rows, as_json)
 
 
 def attacks(as_json: bool) -> int:

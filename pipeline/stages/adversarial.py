@@ -6,7 +6,7 @@ from pipeline.stages.training import last_metrics, network_of, settings, train
 
 
 def stage(recipe: Recipe) -> Stage:
-    objective = recipe.robust_objective()
+    objective = recipe.robust_objective(recipe.adversarial)
 
     def run(context: Context) -> Metrics:
         net = network_of(context, "standard")

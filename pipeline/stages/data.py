@@ -21,6 +21,7 @@ def load_images(recipe: Recipe) -> ImageSet:
         limit_train=recipe.limit_train,
         limit_test=recipe.limit_test,
         image_size=recipe.image_size,
+        extra=recipe.extra_data,
     )
     if len(images.calib) < FEWEST_IMAGES:
         count = sum(len(split) for split in (images.train, images.val, images.calib))
@@ -36,12 +37,14 @@ def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
         images = load_images(context.recipe)
         save(images, context.out)
-        splits = {name: len(getattr(images, name)) for name in ("train", "val", "calib", "test")}
-        return {**splits, "classes": len(images.classes), "digest": images.digest}
+        counts = {name: len(part) for name, part in images.parts.items()}
+        return {**counts, "classes": len(images.classes), "digest": images.digest}
 
     config = {
         "data": recipe.data.partition(":")[0],
-        "fingerprint": fingerprint(recipe.data, recipe.data_dir, recipe.image_size),
+        "fingerprint": fingerprint(
+            recipe.data, recipe.data_dir, recipe.image_size, recipe.extra_data
+        ),
         "split_seed": recipe.split_seed,
         "limit_train": recipe.limit_train,
         "limit_test": recipe.limit_test,

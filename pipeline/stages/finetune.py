@@ -10,7 +10,7 @@ from pipeline.stages.training import last_metrics, network_of, settings, train
 
 
 def stage(recipe: Recipe) -> Stage:
-    objective = recipe.robust_objective()
+    objective = recipe.robust_objective(recipe.finetune)
 
     def run(context: Context) -> Metrics:
         masks = load_masks(context["prune"].file("masks.safetensors"))

@@ -25,6 +25,7 @@ _NEEDS = (
     "gate",
 )
 _TOY = "toy data, not a benchmark: 8 x 8 digits show that the way works, not how a method ranks"
+_SEEN = "measured on the training images: compare with other such runs alone"
 _DENSE = (
     "zeros scattered in dense kernels make the download smaller, not the engine faster: "
     "the speed-up here comes from 8 bits"
@@ -59,7 +60,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
         "environment": artifacts["verify"].manifest["environment"],
         "stages": [_stage(name, artifacts[name]) for name in _NEEDS],
         "sparsity": {
-            "asked": recipe.sparsity,
+            "asked": artifacts["prune"].metrics["asked"],
             "got": sparsity_of(masks),
             "kept": sum(layer["kept"] for layer in layers),
             "total": sum(layer["total"] for layer in layers),
@@ -71,10 +72,11 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
         "health": results["health"],
         "gate": gate,
         "threat": recipe.threat().to_dict(),
-        "images": artifacts["data"].metrics["test"],
+        "images": artifacts["data"].metrics[recipe.verify.split],
         "notes": [
             *([_TOY] if recipe.data == "digits" else []),
-            *([_DENSE] if recipe.sparsity > 0 else []),
+            *([_DENSE] if sparsity_of(masks) > 0 else []),
+            *([_SEEN] if recipe.verify.split == "train" else []),
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
         ],

@@ -22,12 +22,13 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
     """What the result of a training stage depends on, beside its parents."""
     adversarial = objective.name != "natural"
     return {
-        "training": training.model_dump(),
+        # The objective is resolved below; a stage that spells out the recipe's is the same stage.
+        "training": training.model_dump(exclude={"objective"}),
         "objective": {
             "name": objective.name,
             "threat": objective.threat.to_dict() if adversarial else None,
             "steps": objective.steps if adversarial else None,
-            "beta": objective.beta if objective.name in ("trades", "mart") else None,
+            "beta": objective.robust_weight,
         },
         "seed": recipe.seed,
     }

@@ -75,7 +75,8 @@ def attack(context: Context, hardness: Hardness, seed: int) -> Verification:
     twins = {source: network_of(context, stage) for source, stage in TWINS.items()}
     engines = {name: load(file) for name, file in engines_of(context["export"].check()).items()}
     settings = Settings(hardness.steps, hardness.restarts, hardness.queries, seed)
-    return verify(twins, engines, images.test, context.recipe.threat(), images.digest, settings)
+    split = images.splits[context.recipe.verify.split]
+    return verify(twins, engines, split, context.recipe.threat(), images.digest, settings)
 
 
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:

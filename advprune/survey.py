@@ -1,0 +1,61 @@
+"""survey(): one pass over the training images that scores weights and trains none."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from advprune.batches import batches
+from advprune.data import ImageSet
+from advprune.method import Progress, PruningMethod, Task
+from advprune.repro import seeded
+from advprune.train import Observer, Trained
+
+PREFIX = "scores/"
+_CHECKPOINTS = 10  # over the pass
+
+
+def survey(
+    net: nn.Module,
+    images: ImageSet,
+    task: Task,
+    batch_size: int,
+    observer: Observer,
+    method: PruningMethod,
+) -> Trained:
+    """Sum the scores that `method` gives each weight over the batches of one epoch, in float64.
+
+    The network is in eval mode and ends as it was.
+
+    Args:
+        images: on the device of the network; `train` is read.
+        observer: given the sums after every tenth of the pass, and asked for them at the start.
+
+    Returns:
+        The sums as "scores/<name of the weight>", which is the state that `finish` reads.
+    """
+    full = math.ceil(len(images.train) / batch_size)
+    count = method.batches_needed(full)
+    every = math.ceil(count / _CHECKPOINTS)
+    done, sums = 0, dict[str, Tensor]()
+    if (saved := observer.restore()) is not None:
+        device = next(net.parameters()).device
+        done = saved[0]
+        sums = {name: value.to(device) for name, value in saved[1].items()}
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    pass_ = batches(images, task.seed, 0, full, augmented=method.augmented)
+    for index, batch in zip(range(count), pass_, strict=False):
+        if index < done:
+            continue
+        with seeded(task.seed, "layers", index):
+            scores = method.assess(net, batch, task)
+        for name, score in scores.items():
+            key = PREFIX + name
+            sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
+        observer.step(Progress(index + 1, count, count), {})
+        if (index + 1) % every == 0:
+            observer.save(index + 1, dict(sums), [])
+    for module, mode in modes.items():
+        module.training = mode
+    return Trained(sums, [])

@@ -1,0 +1,121 @@
+"""`advprune methods` prints the taxonomy of the pruning methods, `advprune methods NAME` a card."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from advprune.card import LEGEND
+from advprune.method import PruningMethod, get, names
+from pipeline.resolve import method_settings, presets
+
+# Attributes of the card, and the column of the taxonomy that shows each.
+_AXES = {
+    "pipeline": "when",
+    "pretraining": "before",
+    "finetuning": "after",
+    "shots": "shots",
+    "structure": "US/S",
+    "locality": "L/G",
+    "criterion": "criterion",
+}
+_SHOWN = ("method", "year", *_AXES)
+
+
+def methods(as_json: bool) -> int:
+    """The row of every method in the taxonomy of the Adversarial Pruning Benchmark."""
+    rows = [_row(name) for name in names()]
+    if as_json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return 0
+    table = Table(title="methods", title_justify="left", box=None, pad_edge=False)
+    for column in rows[0]:
+        if column in _SHOWN:
+            table.add_column(_AXES.get(column, column), overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in _SHOWN))
+    console = Console()
+    console.print(table)
+    console.print("\n" + "; ".join(f"{short} {long}" for short, long in LEGEND.items()) + ".")
+    console.print("More on one of them: advprune methods NAME")
+    return 0
+
+
+def card(name: str, as_json: bool) -> int:
+    """Everything about one method. Raises Refused with the nearest names where there is none."""
+    method = get(name)
+    about = {
+        **_row(name),
+        "paper": method.card.paper,
+        "equations": list(method.card.equations),
+        "departures": list(method.card.departures),
+        "options": _options(method),
+        "presets": {preset: method_settings(preset, name) for preset in presets()},
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(about) + "\n")
+    else:
+        _print(about)
+    return 0
+
+
+def _row(name: str) -> dict[str, Any]:
+    card = get(name).card
+    return {
+        "method": name,
+        "title": card.title,
+        "year": card.year,
+        **{axis: getattr(card, axis) for axis in _AXES},
+        "benchmark": card.entry or None,
+        "what it does": card.summary,
+    }
+
+
+def _options(method: type[PruningMethod]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "default": info.default, "description": info.description}
+        for name, info in method.model_fields.items()
+    ]
+
+
+def _print(about: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+
+    def section(title: str, lines: list[str]) -> None:
+        if lines:
+            console.print(f"\n[bold]{title}[/bold]")
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            for number, line in enumerate(lines, start=1):
+                table.add_row(f"{number}." if title == "Computes" else "-", line)
+            console.print(table)
+
+    console.print(f"[bold]{about['title']}[/bold]: {about['what it does']}")
+    console.print(about["paper"])
+    console.print("\n[bold]Taxonomy[/bold]")
+    for axis in _AXES:
+        console.print(f"  {axis:12} {about[axis]}{_spelled_out(about[axis])}")
+    console.print(f"  {'benchmark':12} {about['benchmark'] or 'not listed'}")
+    section("Computes", about["equations"])
+    console.print("\n[bold]Options[/bold]")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for option in about["options"]:
+        flag = "--" + option["name"].replace("_", "-")
+        table.add_row(flag, str(option["default"]), option["description"])
+    console.print(table)
+    section(
+        "Settings by preset",
+        [
+            f"{preset}: " + (", ".join(f"{k}={v}" for k, v in values.items()) or "as all methods")
+            for preset, values in about["presets"].items()
+        ],
+    )
+    section("Departures from the paper and the released code", about["departures"])
+
+
+def _spelled_out(value: str) -> str:
+    """What the abbreviations in a value stand for."""
+    words = value.replace(",", " ").replace("+", " ").split()
+    known = [LEGEND[word] for word in words if word in LEGEND]
+    return f" ({', '.join(known)})" if known else ""

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 from torch import nn
 from toy import Memory, make_images, make_task
 
+from advprune.data import ImageSet
 from advprune.method import PruningMethod, get, names
 from advprune.survey import survey
 from advprune.train import Schedule, Trained, fit
@@ -42,12 +43,16 @@ SURVEYS = {key: method for key, method in VARIANTS.items() if method.surveys}
 
 
 def search(
-    method: PruningMethod, net: nn.Module, seed: int = 0, memory: Memory | None = None
+    method: PruningMethod,
+    net: nn.Module,
+    seed: int = 0,
+    memory: Memory | None = None,
+    images: ImageSet = IMAGES,
 ) -> Masks:
     task = make_task(seed, steps=1)
     trained = Trained({}, [])
     if method.searches:
-        trained = fit(net, IMAGES, task, SCHEDULE, memory or Memory(), method)
+        trained = fit(net, images, task, SCHEDULE, memory or Memory(), method)
     elif method.surveys:
-        trained = survey(net, IMAGES, task, SCHEDULE.batch_size, memory or Memory(), method)
+        trained = survey(net, images, task, SCHEDULE.batch_size, memory or Memory(), method)
     return method.finish(net, trained.state, task)

@@ -1,0 +1,133 @@
+"""Runs of the pipeline over methods, sparsities and seeds, side by side, into one table.
+
+Every run is cached stage by stage in `--runs`, so an interrupted grid goes on where it stopped, and
+a second call only prints.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the row of the table that it belongs to, its sparsity, its seed, its settings."""
+
+    row: str
+    sparsity: float
+    seed: int
+    settings: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run measured on the int8 engine, in [0, 1]; or why there is none."""
+
+    job: Job
+    clean: float = math.nan
+    worst: float = math.nan
+    worst_fp32: float = math.nan
+    status: str = ""
+    refused: str = ""
+
+
+def measure(job: Job, runs: Path) -> Result:
+    """Run one job in this process; a refusal is a result."""
+    from advprune.errors import Busy, Refused
+    from pipeline.resolve import resolve
+    from pipeline.run import execute
+    from pipeline.screen import Screen
+
+    budget = {"sparsity": job.sparsity, "seed": job.seed}
+    recipe, sources = resolve({**job.settings, **budget}, environment={})
+    while True:
+        try:
+            outcome = execute(recipe, sources, runs, Screen(Console(quiet=True)))
+            break
+        except Busy:  # the other worker makes a stage that both need
+            time.sleep(1.0)
+        except Refused as refusal:
+            return Result(job, refused=str(refusal))
+    report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
+    engines = {engine["name"]: engine for engine in report["engines"]}
+    int8, fp32 = engines["int8"], engines["fp32"]
+    return Result(
+        job,
+        int8["clean"]["value"],
+        int8["worst"]["value"],
+        fp32["worst"]["value"],
+        report["verdict"]["status"],
+    )
+
+
+def run(jobs: Sequence[Job], runs: Path, workers: int) -> list[Result]:
+    """All jobs, `workers` at a time, one thread each.
+
+    The first job of each seed goes ahead of the others, which share its dense network.
+    """
+    first = {job.seed: job for job in reversed(jobs)}
+    waves = [list(first.values()), [job for job in jobs if job not in first.values()]]
+    results: list[Result] = []
+    started = time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited; threads that share cores wait by spinning
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        for wave in waves:
+            for future in as_completed([pool.submit(measure, job, runs) for job in wave]):
+                result = future.result()
+                results.append(result)
+                job = result.job
+                outcome = result.refused or f"{100 * result.clean:.1f} / {100 * result.worst:.1f}"
+                minutes = (time.monotonic() - started) / 60
+                sys.stdout.write(
+                    f"{len(results)}/{len(jobs)} {minutes:5.1f} min  {job.row} {job.sparsity:g} "
+                    f"seed {job.seed}: {outcome} {result.status}\n"
+                )
+                sys.stdout.flush()
+    return results
+
+
+def table(results: Sequence[Result], rows: Sequence[str], sparsities: Sequence[float]) -> str:
+    """Markdown: a line for each row, clean / worst case ± standard deviation at each sparsity."""
+    head = " | ".join(f"{100 * sparsity:g} %" for sparsity in sparsities)
+    lines = [f"| method | {head} |", "|---|" + "--:|" * len(sparsities)]
+    for row in rows:
+        cells = []
+        for sparsity in sparsities:
+            found = [r for r in results if r.job.row == row and r.job.sparsity == sparsity]
+            cells.append(_cell(found))
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(results: Sequence[Result]) -> str:
+    done = [result for result in results if not result.refused]
+    if not done:
+        return "refused"
+    clean = 100 * statistics.mean(result.clean for result in done)
+    worst = [100 * result.worst for result in done]
+    spread = f" ± {statistics.stdev(worst):.1f}" if len(worst) > 1 else ""
+    doubted = sum(result.status not in ("PASS", "FAIL") for result in done)
+    marks = "†" * doubted + "".join(" (a seed refused)" for _ in results[len(done) :])
+    return f"{clean:.1f} / **{statistics.mean(worst):.1f}**{spread}{marks}"
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put `text` between the marks of section `name` of a Markdown file, which must have them."""
+    start, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = path.read_text().partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{path}: has no section {name!r}; add the lines {start} and {end}")
+    path.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}")

@@ -74,7 +74,7 @@ def method_options(words: list[str]) -> list[Option]:
         Option(
             field,
             _plain(info.annotation) | None,
-            f"[{name}] {info.description}{_choices(info.annotation)} (default {info.default})",
+            f"[{name}] {info.description}{choices_of(info.annotation)} (default {info.default})",
             key=f"options.{field}",
         )
         for field, info in fields.items()
@@ -106,5 +106,6 @@ def _plain(annotation: Any) -> Any:
     return str if get_origin(annotation) is Literal else annotation
 
 
-def _choices(annotation: Any) -> str:
+def choices_of(annotation: Any) -> str:
+    """ ": a, b, c" for an option with fixed choices, "" for any other."""
     return f": {', '.join(get_args(annotation))}" if get_origin(annotation) is Literal else ""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from tiny_run import advprune, refusal
@@ -71,10 +71,10 @@ def test_the_card_of_a_method_says_everything_on_it(name: str) -> None:
         assert squeezed(f"{axis} {getattr(card, axis)}") in text
     for option, field in method.model_fields.items():
         flag = "--" + option.replace("_", "-")
-        assert squeezed(f"{flag} {field.default} {field.description}") in text
+        assert squeezed(f"{flag} {field.default} {field.description}") in text, flag
     for preset in presets():
         given = ", ".join(f"{k}={v}" for k, v in method_settings(preset, name).items())
-        assert squeezed(f"{preset}: {given or 'as all methods'}") in text
+        assert squeezed(f"{preset} {given or 'as all methods'}") in text
     for short in {card.structure, card.shots, card.criterion} & set(LEGEND):
         assert squeezed(f"{short} ({LEGEND[short]})") in text
 
@@ -94,7 +94,9 @@ def test_the_card_as_json_is_the_row_and_more(name: str) -> None:
     assert list(options) == list(method.model_fields)
     for option, field in method.model_fields.items():
         assert options[option]["default"] == field.default
-        assert options[option]["description"] == field.description
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        ending = f": {', '.join(choices)}" if choices else ""
+        assert options[option]["description"] == f"{field.description}{ending}"
     assert about["presets"] == {preset: method_settings(preset, name) for preset in presets()}
 
 

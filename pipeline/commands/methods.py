@@ -9,6 +9,7 @@ from rich.table import Table
 
 from advprune.card import LEGEND
 from advprune.method import PruningMethod, get, names
+from pipeline.options import choices_of
 from pipeline.resolve import method_settings, presets
 
 # Attributes of the card, and the column of the taxonomy that shows each.
@@ -75,7 +76,11 @@ def _row(name: str) -> dict[str, Any]:
 
 def _options(method: type[PruningMethod]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "default": info.default, "description": info.description}
+        {
+            "name": name,
+            "default": info.default,
+            "description": f"{info.description}{choices_of(info.annotation)}",
+        }
         for name, info in method.model_fields.items()
     ]
 
@@ -83,12 +88,12 @@ def _options(method: type[PruningMethod]) -> list[dict[str, Any]]:
 def _print(about: dict[str, Any]) -> None:
     console = Console(highlight=False)
 
-    def section(title: str, lines: list[str]) -> None:
-        if lines:
+    def section(title: str, rows: list[tuple[str, ...]]) -> None:
+        if rows:
             console.print(f"\n[bold]{title}[/bold]")
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-            for number, line in enumerate(lines, start=1):
-                table.add_row(f"{number}." if title == "Computes" else "-", line)
+            for row in rows:
+                table.add_row(*row)
             console.print(table)
 
     console.print(f"[bold]{about['title']}[/bold]: {about['what it does']}")
@@ -97,21 +102,23 @@ def _print(about: dict[str, Any]) -> None:
     for axis in _AXES:
         console.print(f"  {axis:12} {about[axis]}{_spelled_out(about[axis])}")
     console.print(f"  {'benchmark':12} {about['benchmark'] or 'not listed'}")
-    section("Computes", about["equations"])
-    console.print("\n[bold]Options[/bold]")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for option in about["options"]:
-        flag = "--" + option["name"].replace("_", "-")
-        table.add_row(flag, str(option["default"]), option["description"])
-    console.print(table)
+    section("Computes", [(f"{n}.", line) for n, line in enumerate(about["equations"], start=1)])
+    section(
+        "Options",
+        [
+            ("--" + option["name"].replace("_", "-"), str(option["default"]), option["description"])
+            for option in about["options"]
+        ],
+    )
     section(
         "Settings by preset",
         [
-            f"{preset}: " + (", ".join(f"{k}={v}" for k, v in values.items()) or "as all methods")
+            (preset, ", ".join(f"{k}={v}" for k, v in values.items()) or "as all methods")
             for preset, values in about["presets"].items()
         ],
     )
-    section("Departures from the paper and the released code", about["departures"])
+    departures = [("-", line) for line in about["departures"]]
+    section("Departures from the paper and the released code", departures)
 
 
 def _spelled_out(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Second-order terms of a loss in the weights of a layer, without forming any matrix.
+"""First and second-order terms of a loss in the weights of a layer, without forming any matrix.
 
 Kronecker factors for convolutions (Grosse and Martens 2016) of a batch of B images, S output
 positions, inputs a (unfolded, d = I kh kw) and gradients g of the mean loss at the outputs:
@@ -19,6 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Layer = nn.Conv2d | nn.Linear
+
+
+def weight_gradients(loss: Tensor, layers: dict[str, Layer]) -> dict[str, Tensor]:
+    """The gradient of a loss in each weight; zeros for a layer that the forward never called."""
+    weights = [layer.weight for layer in layers.values()]
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    return dict(zip(layers, gradients, strict=True))
 
 
 @dataclass

@@ -84,14 +84,23 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
 
     The modes come back, and so do the running statistics that training mode moves.
     """
-    modes = {module: module.training for module in net.modules()}
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    net.train()
+    with same_modes(net):
+        net.train()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in net.named_buffers():
+                    buffer.copy_(buffers[name])
+
+
+@contextmanager
+def same_modes(net: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, every submodule is in its own mode again afterwards."""
+    modes = {module: module.training for module in net.modules()}
     try:
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        with torch.no_grad():
-            for name, buffer in net.named_buffers():
-                buffer.copy_(buffers[name])

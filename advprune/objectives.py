@@ -22,6 +22,7 @@ ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad"]
 
 # Weight of the robust term in the papers' code, for the objectives that have one.
 BETAS = {"trades": 6.0, "mart": 5.0, "mad": 0.5}
+MAD_REACH = 2.3  # eps / steps; of the attack in MAD's scores and in its fine-tuning
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def natural(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
 
 def pgd_at(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Cross-entropy on adversarial images (Madry et al. 2018, equation 2.1)."""
-    logits = net(_cross_entropy_attack(objective, net, batch))
+    logits = net(cross_entropy_attack(objective, net, batch))
     return Loss(F.cross_entropy(logits, batch.labels), _correct(logits, batch.labels))
 
 
@@ -114,13 +115,13 @@ def mart(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
 
 def mad(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """MART's loss as the authors of MAD fine-tune with it: beta 0.5, steps of 2.3 eps / steps."""
-    return _misclassification_aware(objective, net, batch, reach=2.3)
+    return _misclassification_aware(objective, net, batch, reach=MAD_REACH)
 
 
 def _misclassification_aware(
     objective: Objective, net: nn.Module, batch: Batch, reach: float
 ) -> Loss:
-    adversarial = _cross_entropy_attack(objective, net, batch, "gaussian", reach)
+    adversarial = cross_entropy_attack(objective, net, batch, "gaussian", reach)
     labels = batch.labels[:, None]
     clean = F.softmax(net(batch.images), dim=1)
     adversarial_logits = net(adversarial)
@@ -144,7 +145,7 @@ OBJECTIVES: dict[str, Callable[[Objective, nn.Module, Batch], Loss]] = {
 }
 
 
-def _cross_entropy_attack(
+def cross_entropy_attack(
     objective: Objective,
     net: nn.Module,
     batch: Batch,

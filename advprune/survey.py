@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from advprune.batches import batches
 from advprune.data import ImageSet
+from advprune.frozen import same_modes
 from advprune.method import Progress, PruningMethod, Task
 from advprune.repro import seeded
 from advprune.train import Observer, Trained
@@ -42,20 +43,18 @@ def survey(
         device = next(net.parameters()).device
         done = saved[0]
         sums = {name: value.to(device) for name, value in saved[1].items()}
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    pass_ = batches(images, task.seed, 0, full, augmented=method.augmented)
-    for index, batch in zip(range(count), pass_, strict=False):
-        if index < done:
-            continue
-        with seeded(task.seed, "layers", index):
-            scores = method.assess(net, batch, task)
-        for name, score in scores.items():
-            key = PREFIX + name
-            sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
-        observer.step(Progress(index + 1, count, count), {})
-        if (index + 1) % every == 0:
-            observer.save(index + 1, dict(sums), [])
-    for module, mode in modes.items():
-        module.training = mode
+    with same_modes(net):
+        net.eval()
+        pass_ = batches(images, task.seed, 0, full, augmented=method.augmented)
+        for index, batch in zip(range(count), pass_, strict=False):
+            if index < done:
+                continue
+            with seeded(task.seed, "layers", index):
+                scores = method.assess(net, batch, task)
+            for name, score in scores.items():
+                key = PREFIX + name
+                sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
+            observer.step(Progress(index + 1, count, count), {})
+            if (index + 1) % every == 0:
+                observer.save(index + 1, dict(sums), [])
     return Trained(sums, [])

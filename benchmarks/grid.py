@@ -19,6 +19,8 @@ from typing import Any
 
 from rich.console import Console
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -37,9 +39,17 @@ class Result:
     job: Job
     clean: float = math.nan
     worst: float = math.nan
-    worst_fp32: float = math.nan
     status: str = ""
     refused: str = ""
+
+
+def budget(method: str, epochs: int, search: int) -> dict[str, int]:
+    """How a method spends the epochs that all methods get; `search` of them, where it searches."""
+    from advprune.method import get
+
+    if get(method)().searches:
+        return {"prune.epochs": search, "finetune.epochs": epochs - search}
+    return {"finetune.epochs": epochs}
 
 
 def measure(job: Job, runs: Path) -> Result:
@@ -61,14 +71,9 @@ def measure(job: Job, runs: Path) -> Result:
             return Result(job, refused=str(refusal))
     report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
     engines = {engine["name"]: engine for engine in report["engines"]}
-    int8, fp32 = engines["int8"], engines["fp32"]
-    return Result(
-        job,
-        int8["clean"]["value"],
-        int8["worst"]["value"],
-        fp32["worst"]["value"],
-        report["verdict"]["status"],
-    )
+    int8 = engines["int8"]
+    status = report["verdict"]["status"]
+    return Result(job, int8["clean"]["value"], int8["worst"]["value"], status)
 
 
 def run(jobs: Sequence[Job], runs: Path, workers: int) -> list[Result]:
@@ -123,11 +128,11 @@ def _cell(results: Sequence[Result]) -> str:
     return f"{clean:.1f} / **{statistics.mean(worst):.1f}**{spread}{marks}"
 
 
-def write_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between the marks of section `name` of a Markdown file, which must have them."""
+def write_section(name: str, text: str) -> None:
+    """Put `text` between the marks of section `name` of the results, which must have them."""
     start, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = path.read_text().partition(start)
+    before, _, rest = RESULTS.read_text().partition(start)
     _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{path}: has no section {name!r}; add the lines {start} and {end}")
-    path.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}")
+        raise SystemExit(f"{RESULTS}: has no section {name!r}; add the lines {start} and {end}")
+    RESULTS.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}")

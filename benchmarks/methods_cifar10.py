@@ -12,11 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grid import Job, run, table, write_section
+from grid import Job, budget, run, table, write_section
 
-from advprune.method import get
-
-RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 METHODS = ("harp", "hydra", "radmm", "mad", "gap", "magnitude", "random")
 SPARSITIES = (0.9, 0.95)
 EPOCHS, SEARCH = 5, 2
@@ -30,13 +27,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def budget(method: str) -> dict[str, int]:
-    """How a method spends the epochs that all methods get."""
-    if get(method)().searches:
-        return {"prune.epochs": SEARCH, "finetune.epochs": EPOCHS - SEARCH}
-    return {"finetune.epochs": EPOCHS}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True)
@@ -48,7 +38,7 @@ def main() -> None:
             method,
             sparsity,
             0,
-            {"method": method, "data": options.data, **SETTINGS, **budget(method)},
+            {"method": method, "data": options.data, **SETTINGS, **budget(method, EPOCHS, SEARCH)},
         )
         for sparsity in SPARSITIES
         for method in METHODS
@@ -56,7 +46,7 @@ def main() -> None:
     started = time.monotonic()
     results = run(todo, options.runs, options.workers)
     text = table(results, METHODS, SPARSITIES)
-    write_section(RESULTS, "cifar10", text)
+    write_section("cifar10", text)
     sys.stdout.write(f"{text}\n{len(todo)} runs in {(time.monotonic() - started) / 60:.1f} min\n")
 
 

@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grid import Job, run, table, write_section
+from grid import Job, budget, run, table, write_section
 
-from advprune.method import get, names
+from advprune.method import names
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 SPARSITIES = (0.5, 0.9, 0.95, 0.99)
 SEEDS = (0, 1, 2)
 EPOCHS, SEARCH = 18, 8
@@ -33,20 +32,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def jobs(variants: bool) -> list[Job]:
     rows = {name: (name, {}) for name in names()} | (VARIANTS if variants else {})
     return [
-        Job(row, sparsity, seed, {"method": method, **options, **budget(method), **VERIFY})
+        Job(row, sparsity, seed, {"method": method, **options, **spent(method), **VERIFY})
         for seed in SEEDS
         for row, (method, options) in rows.items()
         for sparsity in SPARSITIES
     ]
 
 
-def budget(method: str) -> dict[str, int]:
-    """How a method spends the epochs that all methods get."""
-    if method == "rst":
-        return {"prune.epochs": EPOCHS, "finetune.epochs": 0}
-    if get(method)().searches:
-        return {"prune.epochs": SEARCH, "finetune.epochs": EPOCHS - SEARCH}
-    return {"finetune.epochs": EPOCHS}
+def spent(method: str) -> dict[str, int]:
+    """The scratch ticket has nothing to fine-tune: all of its epochs are search."""
+    return budget(method, EPOCHS, EPOCHS if method == "rst" else SEARCH)
 
 
 def main() -> None:
@@ -62,7 +57,7 @@ def main() -> None:
     rows = list(dict.fromkeys(job.row for job in todo))
     rows.sort(key=lambda row: -_mean_worst(results, row))
     text = table(results, rows, SPARSITIES)
-    write_section(RESULTS, "digits", text)
+    write_section("digits", text)
     sys.stdout.write(f"{text}\n{len(todo)} runs in {minutes:.1f} minutes\n")
 
 

@@ -13,6 +13,7 @@ from surveyed_nets import Looped, close, joined, largest, precise, prefixed
 from torch import Tensor, nn
 from toy import EPS, generator, make_batch, make_images, make_net, make_task, same, snapshot
 
+from advprune import objectives
 from advprune.attacks.pgd import starting_point
 from advprune.batches import Batch
 from advprune.granularity import Granularity
@@ -168,8 +169,8 @@ def test_the_attack_is_within_the_threat_and_steps_as_in_the_paper(
         seen.append({"x": x, "result": attack(net, x, *args, **options)} | options)
         return seen[-1]["result"]
 
-    attack = mad.pgd
-    monkeypatch.setattr(mad, "pgd", watched)
+    attack = objectives.pgd
+    monkeypatch.setattr(objectives, "pgd", watched)
     Mad().assess(make_net().eval(), make_batch(), make_task(steps=steps))
     (call,) = seen
     assert call["steps"] == steps

@@ -19,14 +19,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advprune.allocate import allocate
-from advprune.attacks.pgd import pgd, starting_point, step
+from advprune.attacks.pgd import starting_point, step
 from advprune.batches import Batch
 from advprune.card import Card
+from advprune.curvature import weight_gradients
 from advprune.frozen import batch_statistics
 from advprune.masking import prunable_weights
 from advprune.masks import keep_best
 from advprune.method import PruningMethod, State, Task, register
 from advprune.models import logits_layer, prunable
+from advprune.objectives import cross_entropy_attack
 from advprune.types import Masks
 
 
@@ -88,11 +90,9 @@ class Gap(PruningMethod):
 
 def signed_gradients(net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
     """The summed gradient of the cross-entropy at adversarial images, in eval mode."""
-    threat, steps = task.objective.threat, task.objective.steps
-    x = pgd(net, batch.images, batch.labels, threat, batch.random, steps=steps)
-    layers = prunable(net)
+    x = cross_entropy_attack(task.objective, net, batch)
     loss = F.cross_entropy(net(x), batch.labels, reduction="sum")
-    return dict(zip(layers, _gradients(loss, layers), strict=True))
+    return weight_gradients(loss, prunable(net))
 
 
 def accumulated_gradients(net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
@@ -111,11 +111,5 @@ def accumulated_gradients(net: nn.Module, batch: Batch, task: Task) -> dict[str,
             ascent, *gradients = torch.autograd.grad(loss, [x, *weights], materialize_grads=True)
             sums = [total + part for total, part in zip(sums, gradients, strict=True)]
             x = step(x.detach(), ascent, batch.images, threat, 2.5 * threat.eps / steps)
-        last = _gradients(F.cross_entropy(net(x), batch.labels), layers)
-    return dict(zip(layers, [a + b for a, b in zip(sums, last, strict=True)], strict=True))
-
-
-def _gradients(loss: Tensor, layers: dict[str, nn.Conv2d | nn.Linear]) -> tuple[Tensor, ...]:
-    """Zeros for a layer that the forward never calls."""
-    weights = [layer.weight for layer in layers.values()]
-    return torch.autograd.grad(loss, weights, materialize_grads=True)
+        last = weight_gradients(F.cross_entropy(net(x), batch.labels), layers)
+    return {name: total + last[name] for name, total in zip(layers, sums, strict=True)}

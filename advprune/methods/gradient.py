@@ -17,6 +17,7 @@ from torch.func import functional_call, grad, vmap
 from advprune.allocate import allocate
 from advprune.batches import Batch
 from advprune.card import Card
+from advprune.curvature import weight_gradients
 from advprune.frozen import batch_statistics
 from advprune.masking import prunable_weights
 from advprune.masks import keep_best
@@ -65,10 +66,9 @@ class Gradient(PruningMethod):
             return absolute_gradients(net, list(layers), batch)
         with batch_statistics(net):
             loss = F.cross_entropy(net(batch.images), batch.labels)
-            weights = [layer.weight for layer in layers.values()]
-            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
-        pairs = zip(layers.items(), gradients, strict=True)
-        return {name: (layer.weight.detach() * gradient).abs() for (name, layer), gradient in pairs}
+            gradients = weight_gradients(loss, layers)
+        weights = prunable_weights(net)
+        return {name: (weights[name] * gradient).abs() for name, gradient in gradients.items()}
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
         weights = prunable_weights(net)

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from advprune.allocate import global_counts
-from advprune.attacks.pgd import pgd
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.curvature import recorded, row_quadratic
@@ -35,11 +34,11 @@ from advprune.granularity import Granularity, exempt, group_sum
 from advprune.masks import keep_best, keep_top, kept_count
 from advprune.method import PruningMethod, State, Task, register
 from advprune.models import logits_layer, prunable
+from advprune.objectives import MAD_REACH, cross_entropy_attack
 from advprune.types import Images, Labels, Masks
 
 MASK_STEPS = 20
 MASK_LR = 0.1
-REACH = 2.3  # each step of the attack moves by 2.3 eps / steps
 
 
 def inverse_softplus(y: float) -> float:
@@ -90,16 +89,7 @@ class Mad(PruningMethod):
     )
 
     def assess(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
-        objective = task.objective
-        x = pgd(
-            net,
-            batch.images,
-            batch.labels,
-            objective.threat,
-            batch.random,
-            steps=objective.steps,
-            step_size=REACH * objective.threat.eps / objective.steps,
-        )
+        x = cross_entropy_attack(task.objective, net, batch, reach=MAD_REACH)
         own = {name: value.detach() for name, value in _own(net).items()}
         if self.delta == "masked":
             masked = {

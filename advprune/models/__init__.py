@@ -20,6 +20,7 @@ from advprune.models.init import he_
 from advprune.models.normalize import Normalize
 from advprune.models.registry import describe, names, register
 from advprune.models.torchvision_nets import torchvision_names
+from advprune.surgery import resize
 
 __all__ = [
     "Architecture",
@@ -40,18 +41,21 @@ _TORCHVISION = "torchvision:"
 def build(arch: Architecture, seed: int = 0) -> nn.Sequential:
     """A freshly initialised network on the CPU, in training mode: `normalize`, then `network`.
 
-    The first weights depend on the architecture and the seed alone; torch's global generators are
-    left as they were.
+    Where the architecture names widths, layers keep that many of their first channels. The first
+    weights depend on the architecture and the seed alone; torch's global generators are left as
+    they were.
 
     Raises:
         Refused: the name is not known.
         NotFound: a user's factory cannot be imported.
         Incompatible: the network does not turn such images into such logits.
+        BadData: it has no layers of such widths.
     """
     with repro.seeded(seed, "weights"):
         net = nn.Sequential(
             OrderedDict(normalize=Normalize(arch.mean, arch.std), network=_network(arch))
         )
+        resize(net, arch.widths)
         _probe(net.cpu().eval(), arch)
     return net.train()
 

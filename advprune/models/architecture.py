@@ -1,7 +1,7 @@
 """What is needed to build a network again: plain values that fit in a JSON file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from advprune.errors import BadData
@@ -9,6 +9,7 @@ from advprune.errors import BadData
 # Far above any classifier of images, far below what would exhaust memory when a file lies.
 _MOST_CLASSES = 100_000
 _LARGEST_SIDE = 1024
+_MOST_CHANNELS = 1 << 20
 # The standard deviation of pixels in [0, 1]; float32 still divides by the smallest.
 _SMALLEST_STD = 1e-6
 
@@ -22,6 +23,7 @@ class Architecture:
         classes: K, at least 2.
         shape: (C, H, W) of one image.
         mean, std: per channel, in [0, 1], for pixels in [0, 1]; std at least 1e-6.
+        widths: (outputs, inputs) of layers by name, where channels were removed; else empty.
 
     Raises:
         BadData: a value of the wrong type or outside its range.
@@ -32,6 +34,7 @@ class Architecture:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check("model", self.model, isinstance(self.model, str) and self.model != "", "a name")
@@ -61,10 +64,18 @@ class Architecture:
             and all(_is_within(x, _SMALLEST_STD, 1) for x in self.std),
             f"{channels} numbers in [{_SMALLEST_STD:g}, 1], one per channel, for pixels in [0, 1]",
         )
+        _check(
+            "widths",
+            self.widths,
+            isinstance(self.widths, Mapping) and all(map(_is_widths, self.widths.items())),
+            f"pairs of sizes in [1, {_MOST_CHANNELS}] by the names of layers",
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold; tuples as lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Values that JSON can hold; tuples as lists; no widths where none were changed."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain["widths"] = {name: list(pair) for name, pair in self.widths.items()}
+        return plain if self.widths else {k: v for k, v in plain.items() if k != "widths"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
@@ -75,14 +86,18 @@ class Architecture:
         """
         if not isinstance(values, Mapping):
             raise BadData(f"architecture: must be an object, got {values!r}")
-        expected = {field.name for field in fields(cls)}
-        if values.keys() != expected:
-            missing, unknown = sorted(expected - values.keys()), sorted(values.keys() - expected)
+        known = {entry.name for entry in fields(cls)}
+        missing, unknown = sorted(known - values.keys() - {"widths"}), sorted(values.keys() - known)
+        if missing or unknown:
             raise BadData(f"architecture: fields missing {missing}, fields unknown {unknown}")
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        plain: dict[str, Any] = {k: _as_tuple(v) for k, v in values.items()}
+        if isinstance(plain.get("widths"), Mapping):
+            plain["widths"] = {name: _as_tuple(pair) for name, pair in plain["widths"].items()}
         return cls(**plain)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check(field: str, value: object, holds: bool, what: str) -> None:
@@ -92,6 +107,13 @@ def _check(field: str, value: object, holds: bool, what: str) -> None:
 
 def _is_tuple(value: object, length: int) -> bool:
     return isinstance(value, tuple) and len(value) == length
+
+
+def _is_widths(item: tuple[object, object]) -> bool:
+    name, pair = item
+    if not isinstance(name, str) or not isinstance(pair, tuple) or len(pair) != 2:
+        return False
+    return all(_is_size(size, _MOST_CHANNELS) for size in pair)
 
 
 def _is_size(value: object, largest: int) -> bool:

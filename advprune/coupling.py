@@ -1,0 +1,202 @@
+"""Which channels stand or fall together.
+
+A channel is made by rows of weights (output filters), passed on by batch norms, additions and
+pooling, and read by columns of weights (slices of inputs). Where two layers' outputs are added,
+channel i of one can only go together with channel i of the other. torch-pruning's dependency graph
+finds these groups; what it says is tried out before it is believed, since it takes every operation
+that it does not know for an element-wise one.
+
+What cannot be cut has no group: colours of the input, the logits, channels that a layer norm or a
+softmax mixes, layers with grouped convolutions that are not depthwise.
+"""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advprune.channels import ChannelGroup, Slot, remove
+from advprune.errors import Incompatible
+from advprune.models import logits_layer, prunable
+from advprune.surgery import depthwise, sizeable, widths
+
+_TRIAL_GAP = 1e-4  # of the largest logit: the cut network adds in another order
+
+
+def couple(net: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
+    """The groups of channels that can be removed, in the order in which the network makes them.
+
+    The network is left as it is; it must carry no parametrisations.
+
+    Args:
+        shape: (C, H, W) of one image.
+
+    Raises:
+        Incompatible: the graph cannot be traced, or nothing in it can be removed.
+    """
+    twin = copy.deepcopy(net).requires_grad_(True).eval()
+    found = _traced(twin, shape)
+    order = list(widths(net))
+    found.sort(key=lambda group: order.index(group.makers[0].layer))
+    if found and not _holds(net, found, shape):
+        found = [group for group in found if _holds(net, [group], shape)]
+        if not _holds(net, found, shape):
+            raise Incompatible(
+                f"channels: {found[0].name} and {len(found) - 1} more can each be cut, but not "
+                "together; use --granularity weight, and report this model"
+            )
+    if not found:
+        raise Incompatible(
+            f"channels: no layer of this network, from {order[0]} to {order[-1]}, has channels "
+            "that can be removed; use --granularity weight or 2:4"
+        )
+    return found
+
+
+class _Position(NamedTuple):
+    """Where channel `root_idx` of a group lies along an axis; named as torch-pruning reads it."""
+
+    idx: int
+    root_idx: int
+
+
+_Found = dict[tuple[nn.Module, int], set[_Position]]  # (layer, axis) -> positions
+
+
+def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
+    import torch_pruning  # takes longer to import than a command without it may take
+
+    names = {module: name for name, module in twin.named_modules()}
+    head = twin.get_submodule(logits_layer(twin).removesuffix(".weight"))
+    example = torch.zeros(2, *shape, device=next(twin.parameters()).device)
+    groups: list[ChannelGroup] = []
+    met: set[nn.Module] = {head}
+    try:
+        with torch.enable_grad():
+            graph = torch_pruning.DependencyGraph().build_dependency(twin, example, verbose=False)
+            layers = [layer for layer in prunable(twin).values() if layer in graph.module2node]
+            for layer in layers:
+                if layer not in met:
+                    found = _walk(graph, layer, _longest(twin))
+                    met |= {module for module, axis in found if axis == 0}
+                    if not any(module is head and axis == 0 for module, axis in found):
+                        groups += _group(found, layer, names)
+    # The tracer fails in its own way on each thing that it does not know.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Incompatible(
+            f"channels: the dependency graph of this network, from {next(iter(widths(twin)))} to "
+            f"{logits_layer(twin)}, cannot be traced ({reason}); use --granularity weight or 2:4"
+        ) from error
+    return groups
+
+
+def _walk(graph: Any, root: nn.Module, longest: int) -> _Found:
+    """All that goes with the outputs of `root`.
+
+    torch-pruning's own walk takes a reshape for a flatten wherever it meets one, and on a cycle of
+    them runs out of memory.
+
+    Raises:
+        ValueError: a position lies outside of every layer.
+    """
+    prune = graph.get_pruner_of_module(root).prune_out_channels
+    start = {_Position(i, i) for i in range(root.weight.shape[0])}  # pyright: ignore
+    found: _Found = {}
+    waiting = [(graph.module2node[root], prune, start)]
+    while waiting:
+        node, handler, positions = waiting.pop()
+        axis = 0 if graph.is_out_channel_pruning_fn(handler) else 1
+        place = (node.module, axis)
+        fresh = {_Position(*position) for position in positions} - found.get(place, set())
+        if not fresh:
+            continue
+        found[place] = found.get(place, set()) | fresh
+        if max(position.idx for position in fresh) >= longest:
+            raise ValueError(f"{node.name or node.module} reshapes channels")
+        for edge in node.dependencies:
+            if edge.is_triggered_by(handler):
+                mapped: Any = sorted(fresh)
+                for mapping in edge.index_mapping:
+                    mapped = mapped if mapping is None else mapping(mapped)
+                waiting.append((edge.target, edge.handler, mapped))
+    return found
+
+
+def _longest(net: nn.Module) -> int:
+    return max(max(pair) for pair in widths(net).values())
+
+
+def _group(found: _Found, root: nn.Module, names: Mapping[nn.Module, str]) -> list[ChannelGroup]:
+    """What was found in our terms; nothing where single channels cannot be cut."""
+    slots: list[Slot] = []
+    for (module, axis), positions in found.items():
+        if isinstance(module, nn.Parameter):
+            return []
+        if module not in names:
+            continue  # an operation without weights
+        if not sizeable(module):
+            if next(module.parameters(), None) is not None:
+                return []
+            continue
+        index = _index(positions, root.weight.shape[0])  # pyright: ignore
+        if index is None:
+            return []
+        slots.append(Slot(names[module], axis, index))
+    layers = {name: module for module, name in names.items()}
+    weighted = [slot for slot in slots if isinstance(layers[slot.layer], nn.Conv2d | nn.Linear)]
+    makers = tuple(slot for slot in weighted if slot.axis == 0)
+    readers = tuple(
+        slot for slot in weighted if slot.axis == 1 and not depthwise(layers[slot.layer])
+    )
+    norms = tuple(slot for slot in slots if slot not in weighted and slot.axis == 0)
+    if not readers:
+        return []
+    return [ChannelGroup(f"{names[root]}.weight", len(makers[0].index), makers, readers, norms)]
+
+
+def _index(positions: Collection[_Position], width: int) -> Tensor | None:
+    """(width, repeat) positions, or None where channels have different numbers of them."""
+    found: list[list[int]] = [[] for _ in range(width)]
+    for position in positions:
+        found[position.root_idx].append(position.idx)
+    if len({len(places) for places in found}) != 1 or not found[0]:
+        return None
+    return torch.tensor([sorted(places) for places in found])
+
+
+@torch.no_grad()
+def _holds(net: nn.Module, groups: Sequence[ChannelGroup], shape: tuple[int, int, int]) -> bool:
+    """Whether every second channel of these groups can go.
+
+    Once their columns are zero, nothing that makes them may show in the logits; and the network
+    without them must give the same logits.
+    """
+    random = torch.Generator().manual_seed(0)
+    device = next(net.parameters()).device
+    images = torch.rand(2, *shape, generator=random).to(device)
+    masked = copy.deepcopy(net).eval()
+    small = copy.deepcopy(masked)
+    kept = {g.name: torch.rand(g.width, generator=random).argsort() % 2 == 0 for g in groups}
+    layers = dict(masked.named_modules())
+    for group in groups:
+        gone = ~kept[group.name]
+        for slot in group.readers:
+            layers[slot.layer].weight[:, slot.index[gone].flatten()] = 0.0  # pyright: ignore
+    expected = masked(images)
+    for group in groups:
+        gone = ~kept[group.name]
+        for slot in (*group.makers, *group.norms):
+            # Multiplied, so that zero columns stay zero in rows that are changed as well.
+            layers[slot.layer].weight[slot.index[gone].flatten()] *= -2.0  # pyright: ignore
+    if not torch.equal(masked(images), expected):
+        return False
+    remove(small, groups, kept)
+    try:
+        cut_logits = small(images)
+    except RuntimeError:  # a shape that the network spells out, or channels paired by position
+        return False
+    gap = (cut_logits - expected).abs().max()
+    return bool(gap <= _TRIAL_GAP * expected.abs().max().clamp_min(1.0))

@@ -4,6 +4,7 @@
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
+GRANULARITY ?=
 COMPRESSION ?=
 DATA        ?= digits
 EXTRA       ?=
@@ -22,7 +23,7 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 # One budget: a compression takes the place of the sparsity.
 BUDGET   = $(if $(COMPRESSION),--compression $(COMPRESSION),--sparsity $(SPARSITY))
-RECIPE   = --method $(METHOD) $(BUDGET) --data $(DATA) $(if $(EXTRA),--extra-data $(EXTRA)) \
+RECIPE   = --method $(METHOD) $(BUDGET) $(if $(GRANULARITY),--granularity $(GRANULARITY)) --data $(DATA) $(if $(EXTRA),--extra-data $(EXTRA)) \
            --seed $(SEED) --device $(DEVICE) \
            $(if $(MODEL),--model $(MODEL)) $(if $(PRESET),--preset $(PRESET)) \
            $(if $(OBJECTIVE),--objective $(OBJECTIVE)) $(if $(EPS),--eps $(EPS)) $(ARGS)
@@ -33,6 +34,7 @@ help:
 	@echo "make pipeline    train, prune, quantise, export, attack and judge a model"
 	@echo "                 METHOD=$(METHOD) SPARSITY=$(SPARSITY) DATA=$(DATA) MODEL= PRESET= OBJECTIVE= SEED=$(SEED) DEVICE=$(DEVICE) EPS= ARGS="
 	@echo "                 COMPRESSION=  all parameters over those left, in place of SPARSITY"
+	@echo "                 GRANULARITY=  what goes as one: weight, filter, channel or 2:4 (with SPARSITY=0.5)"
 	@echo "                 EXTRA=        a folder of more training images"
 	@echo "make plan        show the stages and what is cached, for the same variables"
 	@echo "make report      print the report of RUN=$(RUN)"

@@ -11,6 +11,7 @@ softmax mixes, layers with grouped convolutions that are not depthwise.
 """
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
     groups: list[ChannelGroup] = []
     met: set[nn.Module] = {head}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it gave up on; the trial will tell
             graph = torch_pruning.DependencyGraph().build_dependency(twin, example, verbose=False)
             layers = [layer for layer in prunable(twin).values() if layer in graph.module2node]
             for layer in layers:
@@ -189,8 +191,10 @@ def _holds(net: nn.Module, groups: Sequence[ChannelGroup], shape: tuple[int, int
     for group in groups:
         gone = ~kept[group.name]
         for slot in (*group.makers, *group.norms):
-            # Multiplied, so that zero columns stay zero in rows that are changed as well.
-            layers[slot.layer].weight[slot.index[gone].flatten()] *= -2.0  # pyright: ignore
+            weight: Tensor | None = layers[slot.layer].weight  # pyright: ignore
+            if weight is not None:  # a norm may have none
+                # Multiplied, so that zero columns stay zero in rows that are changed as well.
+                weight[slot.index[gone].flatten()] *= -2.0
     if not torch.equal(masked(images), expected):
         return False
     remove(small, groups, kept)

@@ -62,10 +62,14 @@ class Scored(nn.Module):
         """What the gradient of the mask flows into; its value does not matter."""
         return self.scores.abs()
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def gain(self) -> Tensor:
+        """The mask in value; its gradient flows into the surrogate."""
         surrogate = self.surrogate()
         # The bracket is zero in value and the identity in gradient.
-        return weight * (self.mask + (surrogate - surrogate.detach()))
+        return self.mask + (surrogate - surrogate.detach())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.gain()
 
 
 def scaled_scores(weight: Tensor) -> Tensor:
@@ -93,12 +97,6 @@ def attach(net: nn.Module, make: Callable[[str, Tensor], nn.Module]) -> None:
         parametrize.register_parametrization(module, "weight", masking)
 
 
-def expand(masks: Masks, net: nn.Module) -> Masks:
-    """The same masks with one entry for each weight, where they had one for a group of weights."""
-    shapes = {name: weight.shape for name, weight in prunable_weights(net).items()}
-    return {name: mask.expand(shapes[name]).contiguous() for name, mask in masks.items()}
-
-
 def hold(net: nn.Module, masks: Masks) -> None:
     """Fix the masks: whatever trains from here on, removed weights stay zero."""
     attach(net, lambda name, _: Fixed(masks[name]))
@@ -114,9 +112,9 @@ def maskings(net: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
 
 def refresh(net: nn.Module) -> None:
     """Select every learned mask anew; after each optimiser step."""
-    for _, _, masking in maskings(net):
-        assert isinstance(masking, Scored)
-        masking.refresh()
+    for module in net.modules():
+        if isinstance(module, Scored):
+            module.refresh()
 
 
 def current_masks(net: nn.Module) -> Masks:

@@ -6,6 +6,7 @@ flags, the card becomes a row of `advprune methods`, and the contract tests pick
 Methods that search (`train.fit`):
     start     attach parametrisations, freeze what stays, initialise
     groups    what the optimiser moves, with its own rates and decay where the paper says so
+    optimiser SGD, unless the paper has another
     loss      the objective, plus the method's own terms
     update    after each optimiser step: refresh masks, move schedules
 
@@ -22,8 +23,9 @@ import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
+import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -32,8 +34,10 @@ from advprune.batches import Batch
 from advprune.card import Card
 from advprune.errors import Refused
 from advprune.objectives import Loss, Objective
+from advprune.optimisation import Optimisation, ParameterGroups, sgd, trainable
 from advprune.repro import derive
 from advprune.types import Masks
+from advprune.units import SingleWeights, Units
 
 State = dict[str, Tensor]
 
@@ -58,10 +62,15 @@ Sparsity = Annotated[float, Field(allow_inf_nan=True), AfterValidator(check_spar
 
 @dataclass(frozen=True)
 class Task:
-    """What the network is trained for, and the seed that every random choice derives from."""
+    """What the network is trained for, on which images, and the seed of every random choice.
+
+    Attributes:
+        shape: (C, H, W) of one image.
+    """
 
     objective: Objective
     seed: int
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -75,15 +84,6 @@ class Progress:
     @property
     def fraction(self) -> float:
         return self.step / self.steps
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """Settings of SGD that a method's parameter groups may depart from."""
-
-    lr: float
-    weight_decay: float
-    steps: int
 
 
 class PruningMethod(BaseModel, ABC):
@@ -109,14 +109,20 @@ class PruningMethod(BaseModel, ABC):
     def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
         return {}
 
-    def groups(self, net: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
-        """Parameter groups for SGD; by default all that is trainable, with the shared settings."""
-        return [{"params": [p for p in net.parameters() if p.requires_grad]}]
+    def groups(self, net: nn.Module, optimisation: Optimisation) -> ParameterGroups:
+        """What the optimiser moves; by default all that learns, with the shared settings."""
+        return trainable(net)
+
+    def optimiser(
+        self, groups: ParameterGroups, optimisation: Optimisation
+    ) -> torch.optim.Optimizer:
+        """What moves them; the loop scales their learning rates by its schedule."""
+        return sgd(groups, optimisation)
 
     def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:
         return task.objective(net, batch)
 
-    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
         return None
 
     @property
@@ -135,12 +141,25 @@ class PruningMethod(BaseModel, ABC):
         """
         raise NotImplementedError(f"{name_of(type(self))} does not survey")
 
+    def units(self, net: nn.Module, task: Task) -> Units:
+        """What the method keeps or removes as one; `net` without parametrisations."""
+        return SingleWeights(net)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether whole channels go, so that the network can be made smaller."""
+        return False
+
+    @property
+    def lands(self) -> bool:
+        """Whether the masks are at the asked sparsity, or where the method took them."""
+        return True
+
     @abstractmethod
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        """The masks, exactly at the asked sparsity over all prunable weights together.
+        """The masks, one entry for each weight, at the asked sparsity over all `units` together.
 
-        Masks broadcast over their weights; where they keep groups (see `granularity`), it is the
-        groups that are counted.
+        The network must be plain afterwards where `units` are channels: they are traced again.
         """
 
     def random_seed(self, task: Task, *purpose: str) -> int:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from advprune.allocate import distribute
-from advprune.masking import Scored, maskings
+from advprune.channel_masking import learned
+from advprune.cost import Cost, of_sizes
+from advprune.masking import Scored
 from advprune.masks import kept_count
 
 DENSEST = 0.99  # density one would have an infinite rate
@@ -31,23 +33,24 @@ def rate_of(density: float, floor: float) -> float:
     return math.log(share / (1.0 - share))
 
 
-def shift_to_budget(
-    rates: Mapping[str, float], sizes: Mapping[str, int], floor: float, budget: float
-) -> float:
-    """The shift c with sum n_l a(r_l + c) = budget, by bisection.
+def shift_to_budget(rates: Tensor, floor: float, cost: Cost, budget: float) -> float:
+    """The shift c with C(a(r + c)) = budget, by bisection.
+
+    Args:
+        rates: (G,), in the order of the cost's names.
+        budget: a relative cost in (0, 1).
 
     Raises:
         ValueError: the budget lies outside what rates can express.
     """
-    r = torch.tensor(list(rates.values()), dtype=torch.float64)
-    n = torch.tensor(list(sizes.values()), dtype=torch.float64)
+    r = rates.detach().cpu().double()
 
     def spent(shift: float) -> float:
-        return float((n * density_of(r + shift, floor)).sum())
+        return float(cost(density_of(r + shift, floor)))
 
     low, high = -60.0, 60.0
     if not spent(low) <= budget <= spent(high):
-        raise ValueError(f"rates: a budget of {budget:g} weights is out of the rates' reach")
+        raise ValueError(f"rates: a budget of {budget:g} is out of the rates' reach")
     for _ in range(80):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if spent(middle) < budget else (low, middle)
@@ -77,31 +80,42 @@ class Rated(Scored):
 
 
 def rated(net: nn.Module) -> dict[str, Rated]:
-    """The layers with learned densities, by the name of the weight."""
-    return {name: masking for name, _, masking in maskings(net) if isinstance(masking, Rated)}
+    """The layers, or groups of channels, with learned densities, by name."""
+    return {name: mask for name, mask in learned(net).items() if isinstance(mask, Rated)}
 
 
 def sizes_of(layers: Mapping[str, Rated]) -> dict[str, int]:
     return {name: masking.mask.numel() for name, masking in layers.items()}
 
 
-def overrun(layers: Mapping[str, Rated], target: float) -> Tensor:
-    """L_hw = max(sum(n_l a_l) / (a_t sum n_l) - 1, 0) (HARP), on densities, not counts."""
-    spent = torch.stack([m.mask.numel() * m.density() for m in layers.values()]).sum()
-    return (spent / (target * sum(sizes_of(layers).values())) - 1.0).clamp_min(0.0)
+def cost_of(layers: Mapping[str, Rated], state: Mapping[str, Tensor]) -> Cost:
+    """What a budget counts: what `Cost.tensors` left in the state, or else the layers' weights."""
+    if "share" in state:
+        return Cost(tuple(layers), state["share"], state["outputs"], state["inputs"])
+    return of_sizes(sizes_of(layers))
+
+
+def overrun(layers: Mapping[str, Rated], target: float, cost: Cost) -> Tensor:
+    """L_hw = max(C(a) / C(a_t) - 1, 0), on densities, not counts.
+
+    With the share of weights for C it is max(sum(n_l a_l) / (a_t sum n_l) - 1, 0) (HARP).
+    """
+    densities = torch.stack([masking.density() for masking in layers.values()])
+    return (cost(densities) / cost.uniform(target) - 1.0).clamp_min(0.0)
 
 
 @torch.no_grad()
-def project(layers: Mapping[str, Rated], density: float, *, only_down: bool) -> None:
-    """Shift all rates alike, so that the layers together have this density.
+def project(
+    layers: Mapping[str, Rated], density: float, cost: Cost, *, only_down: bool = False
+) -> None:
+    """Shift all rates alike, so that together they cost what this density everywhere would.
 
     Args:
         only_down: leave rates that are below it already.
     """
-    sizes = sizes_of(layers)
-    values = {name: float(masking.rate) for name, masking in layers.items()}
+    rates = torch.stack([masking.rate for masking in layers.values()])
     floor = next(iter(layers.values())).floor
-    shift = shift_to_budget(values, sizes, floor, density * sum(sizes.values()))
+    shift = shift_to_budget(rates, floor, cost, cost.uniform(density))
     if shift < 0.0 or not only_down:
         for masking in layers.values():
             masking.rate.add_(shift)
@@ -110,8 +124,8 @@ def project(layers: Mapping[str, Rated], density: float, *, only_down: bool) -> 
 @torch.no_grad()
 def land(layers: Mapping[str, Rated], sparsity: float) -> None:
     """Shift the rates onto the target, share the remainder out, and select exactly that many."""
-    project(layers, 1.0 - sparsity, only_down=False)
     sizes = sizes_of(layers)
+    project(layers, 1.0 - sparsity, of_sizes(sizes))
     wanted = {name: sizes[name] * float(layers[name].density()) for name in sizes}
     kept = distribute(wanted, sizes, kept_count(sum(sizes.values()), sparsity))
     for name, masking in layers.items():

@@ -1,6 +1,7 @@
 """What a network costs and what was taken out of it, counted rather than trusted."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -71,19 +72,27 @@ def keep_fraction(total: int, prunable: int, compression: float, least: int = 1)
 
 
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one forward pass of one image (C, H, W).
+    """Multiply-accumulates of one forward pass of one image (C, H, W), see `layer_macs`."""
+    return sum(layer_macs(net, shape).values())
+
+
+def layer_macs(net: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Multiply-accumulates of every prunable layer for one image (C, H, W), by its weight's name.
 
     Convolutions and linear layers, zeros included, since dense kernels multiply by them too.
     Biases, norms, activations, pooling and attention products are left out. The network's modes
     are left as they were.
     """
-    total = 0
+    layers = prunable(net)
+    total = dict.fromkeys(layers, 0)
 
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * _products(layer)
+    def counter(name: str) -> Callable[..., None]:
+        def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+            total[name] += output.numel() * _products(layer)
 
-    hooks = [layer.register_forward_hook(count) for layer in prunable(net).values()]
+        return count
+
+    hooks = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
     training = [module for module in net.modules() if module.training]
     device = next(net.parameters()).device
     try:

@@ -1,8 +1,8 @@
 """Channels cut out of layers: smaller tensors, the same modules, the same names.
 
-A layer's widths are (outputs, inputs): of a convolution or linear layer; a batch norm and a
-depthwise convolution have as many of one as of the other. Networks of given widths are built again
-without knowing which channels were cut (`resize`), then their weights are loaded.
+A layer's widths are (outputs, inputs): of a convolution or linear layer; a batch norm, an instance
+norm and a depthwise convolution have as many of one as of the other. Networks of given widths are
+built again without knowing which channels were cut (`resize`), then their weights are loaded.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from advprune.errors import BadData
 
 Widths = dict[str, tuple[int, int]]
-_Sized = nn.Conv2d | nn.Linear | nn.modules.batchnorm._BatchNorm
+# Batch norms and instance norms.
+_Sized = nn.Conv2d | nn.Linear | nn.modules.batchnorm._NormBase
 
 
 def depthwise(layer: nn.Module) -> bool:
@@ -31,7 +32,7 @@ def sizeable(layer: nn.Module) -> bool:
 
 
 def widths(net: nn.Module) -> Widths:
-    """(outputs, inputs) of every convolution, linear layer and batch norm, by its name."""
+    """(outputs, inputs) of every convolution, linear layer and norm of channels, by its name."""
     return {name: _size(layer) for name, layer in net.named_modules() if isinstance(layer, _Sized)}
 
 
@@ -41,8 +42,8 @@ def cut(layer: nn.Module, outputs: Tensor, inputs: Tensor) -> None:
 
     Args:
         layer: a layer of which `sizeable` holds.
-        outputs, inputs: int64, ascending positions that stay; for a batch norm or a depthwise
-            convolution `inputs` is not looked at.
+        outputs, inputs: int64, ascending positions that stay; for a norm or a depthwise convolution
+            `inputs` is not looked at.
     """
     if isinstance(layer, nn.Conv2d | nn.Linear):
         weight = layer.weight.index_select(0, outputs)
@@ -74,6 +75,12 @@ def resize(net: nn.Module, wanted: Mapping[str, tuple[int, int]]) -> None:
             raise BadData(
                 f"architecture: widths of {name!r} must lie between 1 and {most}, "
                 f"got {(outputs, inputs)}"
+            )
+        one_to_one = depthwise(layer) or not isinstance(layer, nn.Conv2d | nn.Linear)
+        if one_to_one and outputs != inputs:
+            raise BadData(
+                f"architecture: widths of {name!r} must be equal, got {(outputs, inputs)}; "
+                "write the checkpoint again"
             )
         cut(layer, torch.arange(outputs), torch.arange(inputs))
 

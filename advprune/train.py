@@ -16,8 +16,9 @@ from advprune.batches import batches
 from advprune.data import ImageSet, Split
 from advprune.errors import Refused
 from advprune.evaluate import survival
-from advprune.method import Optimisation, Progress, PruningMethod, State, Task
+from advprune.method import Progress, PruningMethod, State, Task
 from advprune.objectives import Loss
+from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
 
 
@@ -88,17 +89,17 @@ def fit(
     """
     epoch_steps = math.ceil(len(images.train) / schedule.batch_size)
     optimisation = Optimisation(
-        schedule.lr, schedule.weight_decay, steps=schedule.epochs * epoch_steps
+        schedule.lr,
+        schedule.weight_decay,
+        steps=schedule.epochs * epoch_steps,
+        momentum=schedule.momentum,
+        images=len(images.train),
     )
     state = method.start(net, task, optimisation) if method else {}
-    groups = (
-        method.groups(net, optimisation)
-        if method
-        else [{"params": [p for p in net.parameters() if p.requires_grad]}]
-    )
-    optimiser = torch.optim.SGD(
-        groups, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-    )
+    if method:
+        optimiser = method.optimiser(method.groups(net, optimisation), optimisation)
+    else:
+        optimiser = sgd(trainable(net), optimisation)
     peaks = [group["lr"] for group in optimiser.param_groups]
     best = _Best() if select else None
     first, history = 0, []
@@ -120,7 +121,7 @@ def fit(
                 _descend(loss, optimiser, epoch, index)
                 progress = Progress(step + 1, optimisation.steps, epoch_steps)
                 if method:
-                    method.update(net, state, progress)
+                    method.update(net, state, progress, task)
                 total_loss += float(loss.value.detach()) * len(batch.labels)
                 total_correct += int(loss.correct)
                 seen += len(batch.labels)

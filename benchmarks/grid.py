@@ -34,13 +34,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run measured on the int8 engine, in [0, 1]; or why there is none."""
+    """What one run measured on the int8 engine, in [0, 1]; or why there is none.
+
+    Attributes:
+        channels: the share of channels that were removed, 0 where none can be.
+        files: the folder of the exported files.
+    """
 
     job: Job
     clean: float = math.nan
     worst: float = math.nan
     status: str = ""
     refused: str = ""
+    channels: float = 0.0
+    files: Path = Path()
 
 
 def budget(method: str, epochs: int, search: int) -> dict[str, int]:
@@ -73,7 +80,16 @@ def measure(job: Job, runs: Path) -> Result:
     engines = {engine["name"]: engine for engine in report["engines"]}
     int8 = engines["int8"]
     status = report["verdict"]["status"]
-    return Result(job, int8["clean"]["value"], int8["worst"]["value"], status)
+    groups = (report["structure"] or {}).get("groups", [])
+    before, after = (sum(group[key] for group in groups) for key in ("before", "after"))
+    return Result(
+        job,
+        int8["clean"]["value"],
+        int8["worst"]["value"],
+        status,
+        channels=1 - after / before if groups else 0.0,
+        files=outcome.artifacts["export"].path.resolve(),
+    )
 
 
 def run(jobs: Sequence[Job], runs: Path, workers: int) -> list[Result]:

@@ -7,7 +7,6 @@ lets it load nothing: names of models and layers come from users.
 
 import base64
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from deploy.errors import DeployError
 from deploy.outcome import code, percent
+from deploy.words import count, duration, flat, interval, number, radius, size
 
 _PARTS = ("title", "verdict", "command", "recipe", "environment", "stages", "sparsity", "engines")
 _PARTS += ("transfer", "parity", "threat", "images", "notes")
@@ -53,6 +53,8 @@ def render_html(report: dict[str, Any]) -> str:
         "removed": removed(report),
         "ships": ships(report),
         "attacks": _attacks(report),
+        "structure": report.get("structure"),
+        "smaller": smaller(report),
         "widest": max((layer["kept"] / layer["total"] for layer in layers), default=0.0),
     }
     try:
@@ -71,7 +73,7 @@ def render_markdown(report: dict[str, Any]) -> str:
     engines = report["engines"]
     lines = [f"# {_plain(report['title'])}", "", f"**{report['verdict']['status']}**", ""]
     lines += [f"- {_plain(line)}" for line in report["verdict"]["lines"]]
-    lines += ["", removed(report), ""]
+    lines += ["", " · ".join([removed(report), *smaller(report)]), ""]
     lines += _rows(
         ["engine", "size", "download", "clean", "worst [95 % CI]", "p50 ms", "img/s"],
         [[code(row[0]), *row[1:]] for row in _engine_rows(report)],
@@ -94,7 +96,7 @@ def terminal(report: dict[str, Any], console: Console) -> None:
     """
     _checked(report)
     console.print(Text(report["title"], style="bold"))
-    console.print(Text(removed(report), style="dim"))
+    console.print(Text(" · ".join([removed(report), *smaller(report)]), style="dim"))
     columns = ["engine", "size", "download", "clean", "worst [95 % CI]", "p50 ms", "img/s"]
     console.print(_table(columns, _engine_rows(report)))
     names = [engine["name"] for engine in report["engines"]]
@@ -113,57 +115,29 @@ def removed(report: dict[str, Any]) -> str:
     return f"{_short(1 - share)} removed · {_short(share)} kept · {factor}"
 
 
+def smaller(report: dict[str, Any]) -> list[str]:
+    """What removing channels made of the network; nothing where none were removed."""
+    structure = report.get("structure")
+    if not structure:
+        return []
+    groups = structure["groups"]
+    before, after = (sum(group[key] for group in groups) for key in ("before", "after"))
+    dense, engine = structure["dense"], ships(report)
+    once = dense["p50_ms"] / engine["latency"]["p50_ms"]
+    whole = engine["latency"]["throughput"] / dense["throughput"]
+    return [
+        f"{number(before)} → {number(after)} channels",
+        "{} → {} parameters".format(*map(number, structure["parameters"])),
+        "{} → {} MACs".format(*map(count, structure["macs"])),
+        f"{engine['name']} {number(once)}× as fast as dense fp32 on one image, {number(whole)}× in "
+        f"batches of {dense['throughput_batch']}",
+    ]
+
+
 def ships(report: dict[str, Any]) -> dict[str, Any]:
     """The engine that the headline is about: the int8 one, else the first."""
     engines = report["engines"]
     return next((engine for engine in engines if engine["precision"] == "int8"), engines[0])
-
-
-def interval(value: dict[str, float]) -> str:
-    """The two ends in percent: "[85.6–91.8]"."""
-    return f"[{100 * value['low']:.1f}–{100 * value['high']:.1f}]"
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units: 226_000 -> "226 kB"."""
-    units = iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while count >= 999.5 and unit != "GB":
-        count, unit = count / 1000, next(units)
-    return f"{number(count)} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """0.42 -> "0.4 s", 81 -> "1:21", 3725 -> "1:02:05"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def number(value: float) -> str:
-    """Three significant digits below a thousand, whole and in groups of three above."""
-    if isinstance(value, int) or abs(value) >= 999.5:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def radius(eps: float) -> str:
-    """An epsilon as people quote it, where it is whole steps of 8-bit pixels: "8/255"."""
-    steps = round(255 * eps)
-    return f"{steps}/255" if abs(255 * eps - steps) < 1e-6 else f"{eps:g}"
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings by their dotted path, as text: {"a": {"b": 1}} -> {"a.b": "1"}."""
-    lines: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            lines |= flat(value, f"{prefix}{key}.")
-        else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return lines
 
 
 def _checked(report: dict[str, Any]) -> None:

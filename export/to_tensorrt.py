@@ -12,6 +12,7 @@ from typing import Any
 
 from advprune.errors import CannotCreate, Incompatible
 from export import graph
+from export.patterns import has_two_in_four
 
 _INSTALL = "type: pip install 'tensorrt>=10.3' (on a Jetson, JetPack brings it)"
 
@@ -38,7 +39,8 @@ def build_engine(
     """Build an engine for batches of 1 to `max_batch`, tuned for 1.
 
     The timing cache `out_path` + ".timing" is read if it exists and written in any case. TF32 is
-    off, so that float layers agree with ONNX Runtime.
+    off, so that float layers agree with ONNX Runtime. Sparse kernels are tried where every weight
+    that could be 2:4 is.
 
     Args:
         onnx_path: a float graph, or a quantised one in the TensorRT form.
@@ -71,6 +73,8 @@ def build_engine(
         )
     network = _parse(trt, builder, logger, model.SerializeToString(), onnx_path)
     config = _configure(trt, builder, network.get_input(0).name, shape, max_batch)
+    if has_two_in_four(onnx_path):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     cache = out_path.with_name(f"{out_path.name}.timing")
     _start_timings(config, cache)
     engine = builder.build_serialized_network(network, config)

@@ -135,6 +135,8 @@ class Recipe(Section):
     def title(self, device: str) -> str:
         """One line that tells this run from others: what is gone, of what, on which data."""
         removed = f"{100 * self.sparsity:g} % removed ({1 / (1 - self.sparsity):.4g}×)"
+        if self.pruning_method().shrinks:
+            removed = f"{100 * self.sparsity:g} % of channels removed"
         if self.compression is not None:
             removed = f"compressed {self.compression:g}×"
         parts = (self.method, removed, self.model, self.data, device, f"seed {self.seed}")

@@ -1,5 +1,6 @@
 """Every pruning method in every variant, and its masks as the prune stage comes to them."""
 
+from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 from torch import nn
@@ -18,6 +19,18 @@ SPARSITY = 0.8
 
 # Six steps are too few for the gamma of HARP: there the search begins where it should end.
 _NEEDS = {"harp-annealing=gamma": {"start_density": 1 - SPARSITY}}
+# Networks to test with are narrow.
+_ANY_WIDTH = {"min_channels": 1, "round_to": 1}
+
+
+def make(name: str, sparsity: float, **options: Any) -> PruningMethod:
+    """A method for a narrow network; two in four is the one sparsity that 2:4 has."""
+    cls = get(name)
+    field = cls.model_fields.get("granularity")
+    granularity = options.get("granularity", field.default if field else "weight")
+    if granularity in ("filter", "channel"):
+        options = _ANY_WIDTH | options
+    return cls(sparsity=0.5 if granularity == "2:4" else sparsity, **options)
 
 
 def _variants() -> dict[str, PruningMethod]:
@@ -25,7 +38,7 @@ def _variants() -> dict[str, PruningMethod]:
     found: dict[str, PruningMethod] = {}
     for name in NAMES:
         cls = get(name)
-        found[name] = cls(sparsity=SPARSITY)
+        found[name] = make(name, SPARSITY)
         for option, field in cls.model_fields.items():
             if get_origin(field.annotation) is not Literal:
                 continue
@@ -33,7 +46,7 @@ def _variants() -> dict[str, PruningMethod]:
                 if choice != field.default:
                     key = f"{name}-{option}={choice}"
                     settings: dict[str, Any] = {option: choice, **_NEEDS.get(key, {})}
-                    found[key] = cls(sparsity=SPARSITY, **settings)
+                    found[key] = make(name, SPARSITY, **settings)
     return found
 
 
@@ -49,7 +62,7 @@ def search(
     memory: Memory | None = None,
     images: ImageSet = IMAGES,
 ) -> Masks:
-    task = make_task(seed, steps=1)
+    task = replace(make_task(seed, steps=1), shape=images.shape)
     trained = Trained({}, [])
     if method.searches:
         trained = fit(net, images, task, SCHEDULE, memory or Memory(), method)

@@ -61,8 +61,9 @@ def test_every_abbreviation_on_a_card_is_in_the_legend(name: str) -> None:
 @every_method
 def test_the_card_claims_what_the_options_offer(name: str) -> None:
     card = get(name).card
-    structures = set(choices(name, "granularity")) - {"weight"}
-    assert card.structure == ("US+S" if structures else "US")
+    offered = set(choices(name, "granularity") or ["weight"])
+    forms = (["US"] if "weight" in offered else []) + (["S"] if offered - {"weight"} else [])
+    assert card.structure == "+".join(forms)
     if allocations := choices(name, "allocation"):
         assert ("G" in card.locality.split(", ")) == ("global" in allocations)
         assert "L" in card.locality.split(", ")

@@ -1,23 +1,25 @@
 """Every registered method, in every variant, keeps the contract; its file's name picks it up."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
-from searching import IMAGES, NAMES, SCHEDULE, SEARCHES, SURVEYS, VARIANTS, search
+from searching import IMAGES, NAMES, SCHEDULE, SEARCHES, SURVEYS, VARIANTS, make, search
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from toy import Memory, make_net, make_task, same, snapshot
 
 from advprune.errors import BadData, Refused
-from advprune.masking import bake, expand, hold, maskings, plain_state, prunable_weights
+from advprune.masking import bake, hold, maskings, plain_state, prunable_weights
 from advprune.masks import kept_count
 from advprune.method import PruningMethod, get
 from advprune.models import prunable
 from advprune.stats import realised_sparsity
 from advprune.survey import PREFIX
 from advprune.train import fit
-from pipeline.stages.prune import check_target
+from advprune.types import Masks
 
 every_method = pytest.mark.parametrize("name", NAMES)
 
@@ -43,68 +45,100 @@ def original_parameters(net: nn.Module) -> dict[str, Tensor]:
 
 @every_method
 @pytest.mark.parametrize("sparsity", [0.0, 1 / 3, 0.5, 0.9, 0.95])
-def test_the_masks_keep_exactly_what_was_asked_of_every_prunable_weight(
-    name: str, sparsity: float
-) -> None:
+def test_the_masks_keep_exactly_what_was_asked(name: str, sparsity: float) -> None:
     net = make_net()
     sizes = {key: weight.shape for key, weight in prunable_weights(net).items()}
-    masks = search(get(name)(sparsity=sparsity), net)
+    method = make(name, sparsity)
+    if method.shrinks and sparsity > 0.9:
+        with pytest.raises(BadData, match=r"conv\d\.weight would keep .* lower --sparsity"):
+            search(method, net)
+        return
+    masks = search(method, net)
     assert {key: mask.shape for key, mask in masks.items()} == sizes
-    total = sum(shape.numel() for shape in sizes.values())
-    assert sum(int(mask.sum()) for mask in masks.values()) == kept_count(total, sparsity)
     assert all(mask.any() for mask in masks.values())
+    if method.shrinks:
+        # 8, 16 and 20 channels can go.
+        assert sum(kept_channels(masks)) == 44 - math.ceil(sparsity * 44)
+    else:
+        total = sum(shape.numel() for shape in sizes.values())
+        assert sum(int(mask.sum()) for mask in masks.values()) == kept_count(total, sparsity)
     if sparsity == 0.0:
         assert all(mask.all() for mask in masks.values())
 
 
+def kept_channels(masks: Masks) -> list[int]:
+    """How many channels of each convolution of the toy network are read by the next layer."""
+    readers = ["network.conv2.weight", "network.conv3.weight", "network.fc.weight"]
+    return [int(masks[name].transpose(0, 1).flatten(1).any(dim=1).sum()) for name in readers]
+
+
+GRANULAR = {k: m for k, m in VARIANTS.items() if getattr(m, "granularity", "weight") != "weight"}
+
+
+@every(GRANULAR)
+def test_what_goes_as_one_goes_whole(method: PruningMethod) -> None:
+    masks = search(method, make_net())
+    if method.shrinks:
+        makers = ["network.conv1.weight", "network.conv2.weight", "network.conv3.weight"]
+        kept = kept_channels(masks)
+        assert [int(masks[m].flatten(1).any(dim=1).sum()) for m in makers] == kept
+        for index, maker in enumerate(makers):
+            inputs = 1 if index == 0 else kept[index - 1]
+            pixels = masks[maker][0, 0].numel()
+            assert int(masks[maker].sum()) == kept[index] * inputs * pixels
+        assert bool(masks["network.fc.weight"].any(dim=0).eq(masks["network.fc.weight"]).all())
+    for key, mask in masks.items():
+        if getattr(method, "granularity", None) == "column":
+            assert torch.equal(mask.any(dim=0), mask.all(dim=0))
+        if getattr(method, "granularity", None) == "2:4":
+            if key == "network.conv1.weight":
+                assert mask.all()  # one colour makes no four
+            else:
+                fours = mask.unflatten(1, (-1, 4)).sum(dim=2)
+                assert torch.equal(fours, torch.full_like(fours, 2))
+
+
 @every(VARIANTS)
-def test_a_variant_keeps_exactly_what_was_asked_of_its_groups_of_weights(
-    method: PruningMethod,
-) -> None:
+def test_a_variant_keeps_exactly_what_was_asked_of_its_units(method: PruningMethod) -> None:
     net = make_net()
     weights = prunable_weights(net)
     masks = search(method, net)
-    assert masks.keys() == weights.keys()
+    assert {key: mask.shape for key, mask in masks.items()} == {
+        key: weight.shape for key, weight in weights.items()
+    }
     assert {mask.dtype for mask in masks.values()} == {torch.bool}
     assert {mask.device.type for mask in masks.values()} == {"cpu"}
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    assert kept == kept_count(sum(mask.numel() for mask in masks.values()), method.sparsity)
     assert all(mask.any() for mask in masks.values())
-    for key, weight in weights.items():
-        grouped = [(g, w) for g, w in zip(masks[key].shape, weight.shape, strict=True) if g != w]
-        assert all(group == 1 for group, _ in grouped)
-        # A group for every weight, unless the method was told otherwise.
-        if getattr(method, "granularity", "weight") == "weight":
-            assert not grouped
+    if getattr(method, "granularity", "weight") == "weight":
+        total = sum(mask.numel() for mask in masks.values())
+        assert sum(int(mask.sum()) for mask in masks.values()) == kept_count(total, method.sparsity)
 
 
 @every(VARIANTS)
 def test_the_prune_stage_accepts_the_masks(method: PruningMethod) -> None:
     net = make_net()
     masks = search(method, net)
-    check_target(masks, method.sparsity)
-    with pytest.raises(BadData, match=r"sparsity 0\.7 asks for"):
-        check_target(masks, 0.7)
     pruned = bake(net, make_net(seed=5))
+    units = method.units(pruned, make_task())
+    if method.lands:
+        units.check(masks, method.sparsity)
+        with pytest.raises(BadData, match=r"sparsity 0\.7 asks"):
+            units.check(masks, 0.7)
     weights = prunable_weights(pruned)
-    whole = expand(masks, pruned)
-    for key, mask in whole.items():
-        assert mask.shape == weights[key].shape
-        assert torch.equal(mask, masks[key] & torch.ones_like(mask))
-    hold(pruned, whole)
+    hold(pruned, masks)
     plain = bake(pruned, make_net(seed=6))
     for key, weight in prunable_weights(plain).items():
         assert torch.equal(weight, weights[key] * masks[key])
-    total = sum(mask.numel() for mask in whole.values())
+    total = sum(mask.numel() for mask in masks.values())
     # Nothing that stays is zero by itself, so zeros are what was removed.
-    kept = sum(int(mask.sum()) for mask in whole.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
     assert realised_sparsity(plain) == pytest.approx(1 - kept / total)
 
 
 @every_method
 def test_too_few_weights_for_all_layers_are_refused(name: str) -> None:
-    with pytest.raises(Refused, match="lower the sparsity"):
-        search(get(name)(sparsity=0.999), make_net())
+    with pytest.raises(Refused, match="lower (the |--)sparsity"):
+        search(make(name, 0.999), make_net())
 
 
 # What is left of the network
@@ -116,10 +150,10 @@ def test_a_search_over_masks_leaves_weights_and_biases_as_they_were(method: Prun
     before = original_parameters(net)
     masks = search(method, net)
     assert same(original_parameters(net), before)
-    # And what the network computes with is those weights under a mask.
+    # And what the network computes with is those weights under a mask; masks of channels are off.
     state = plain_state(net)
     for key, mask in masks.items():
-        assert torch.equal(state[key], before[key] * mask)
+        assert torch.equal(state[key], before[key] * (1 if method.shrinks else mask))
 
 
 @every({key: m for key, m in VARIANTS.items() if m.moves_weights})
@@ -227,8 +261,8 @@ def test_a_search_leaves_checkpoints_that_hold_the_state_of_the_method(
     saved = memory.saves[SCHEDULE.epochs][1]
     kept = {k.removeprefix("method/"): v for k, v in saved.items() if k.startswith("method/")}
     assert same(kept, trained.state)
-    # Only a search that learns masks attaches any, and then to every layer.
-    assert len(list(maskings(net))) in (0, len(prunable(net)))
+    # A search attaches to every layer, to every one that reads channels, or to none.
+    assert len(list(maskings(net))) in (0, len(prunable(net)), len(prunable(net)) - method.shrinks)
 
 
 @every(SURVEYS)

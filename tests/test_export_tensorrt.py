@@ -12,6 +12,8 @@ import pytest
 from exported_net import SHAPE, Exported
 
 from advprune.errors import BadData, CannotCreate, Incompatible, NotFound
+from export import graph
+from export.patterns import groups_of_four
 from export.to_tensorrt import Built, Skipped, build_engine
 
 pytest_plugins = ["export_fixtures"]
@@ -59,6 +61,7 @@ class TensorRT(types.ModuleType):
 
         class BuilderFlag(IntEnum):
             TF32 = 7
+            SPARSE_WEIGHTS = 8
 
         class Cache:
             def __init__(self, data: bytes) -> None:
@@ -70,6 +73,9 @@ class TensorRT(types.ModuleType):
         class Config:
             def clear_flag(self, flag: BuilderFlag) -> None:
                 fake.calls["cleared"] = flag
+
+            def set_flag(self, flag: BuilderFlag) -> None:
+                fake.calls["set"] = flag
 
             def add_optimization_profile(self, profile: "Profile") -> int:
                 fake.calls["profile"] = profile.shapes
@@ -155,6 +161,31 @@ def test_engine_is_built_for_its_batches(exported: Exported, tensorrt: TensorRT,
     assert calls["cleared"] is tensorrt.BuilderFlag.TF32
     assert calls["profile"] == ("images", (1, *SHAPE), (1, *SHAPE), (32, *SHAPE))
     assert calls["bytes"] == exported.int8.read_bytes()
+
+
+def test_sparse_kernels_are_asked_for_where_the_file_is_2_to_4(
+    exported: Exported, tensorrt: TensorRT, tmp_path: Path
+):
+    build_engine(exported.int8, tmp_path / "int8.plan", SHAPE, 8)
+    assert "set" not in tensorrt.calls
+    model = graph.load(exported.int8)
+    pruned = {}
+    for name in groups_of_four(exported.int8):
+        codes = graph.constants(model)[f"{name}_quantized"].copy()
+        codes[:, 1::4] = codes[:, 2::4] = 0
+        pruned[f"{name}_quantized"] = codes
+    last = [*pruned][-1]
+    sparse, broken = tmp_path / "sparse.onnx", tmp_path / "broken.onnx"
+    graph.put_constants(model, pruned)
+    graph.save(model, sparse)
+    build_engine(sparse, tmp_path / "sparse.plan", SHAPE, 8)
+    assert tensorrt.calls.pop("set") is tensorrt.BuilderFlag.SPARSE_WEIGHTS
+    # One group with three non-zeros, in the last of the layers.
+    pruned[last][0, :4] = 1, 1, 1, 0
+    graph.put_constants(model, pruned)
+    graph.save(model, broken)
+    build_engine(broken, tmp_path / "broken.plan", SHAPE, 8)
+    assert "set" not in tensorrt.calls
 
 
 def test_timings_are_kept_and_used_again(exported: Exported, tensorrt: TensorRT, tmp_path: Path):

@@ -100,7 +100,7 @@ def test_equation_4_is_the_sum_over_single_images() -> None:
 
 def test_without_a_perturbation_scores_are_minus_the_clean_gradient() -> None:
     net = precise(make_net())
-    task = Task(Objective("pgd", Threat(0.0), STEPS), 0)
+    task = Task(Objective("pgd", Threat(0.0), STEPS), 0, TASK.shape)
     state = scored(net, IMAGES, 12, task)
     clean = oracle.scores(net, IMAGES.train.images / 255, IMAGES.train.labels)
     assert close(state, prefixed({name: -value for name, value in clean.items()}), 1e-5)

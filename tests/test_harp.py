@@ -77,7 +77,7 @@ def test_gamma_grows_by_the_epoch_until_one_ends_on_target_and_never_again() -> 
     def gamma_after(first: int, last: int) -> list[float]:
         values = []
         for step in range(first, last + 1):
-            method.update(net, state, Progress(step, 18, 3))
+            method.update(net, state, Progress(step, 18, 3), TASK)
             values.append(round(float(state["gamma"]), 6))
         return values
 
@@ -101,7 +101,7 @@ def test_on_target_means_to_four_decimals() -> None:
     for excess, frozen in [(4e-5, True), (6e-5, False)]:
         net, state = started(method)
         set_density(net, 0.1 * (1 + excess))
-        method.update(net, state, Progress(3, 12, 3))
+        method.update(net, state, Progress(3, 12, 3), TASK)
         assert bool(state["frozen"]) is frozen
 
 
@@ -114,7 +114,7 @@ def test_after_an_update_the_densities_are_within_the_budget_and_the_masks_follo
             masking.rate.data += torch.randn((), generator=draw)
         before, progress = densities(net), Progress(step, 20, 5)
         under = spent(net) < method.schedule(20).budget(progress.fraction) * TOTAL
-        method.update(net, state, progress)
+        method.update(net, state, progress, TASK)
         assert spent(net) <= method.schedule(20).budget(progress.fraction) * TOTAL * (1 + 1e-5)
         if under:
             assert densities(net) == before  # Room is left to the rates, not filled.
@@ -126,7 +126,7 @@ def test_shifting_keeps_the_differences_between_rates() -> None:
     method = harp(0.9, **BUDGET)
     net, state = started(method)
     before = [float(masking.rate.detach()) for masking in rated(net).values()]
-    method.update(net, state, Progress(12, 12, 3))
+    method.update(net, state, Progress(12, 12, 3), TASK)
     after = [float(masking.rate.detach()) for masking in rated(net).values()]
     moved = np.array(after) - before
     assert moved == pytest.approx(np.full(len(moved), moved[0]), abs=1e-5)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from toy import EPS, generator, make_batch, make_images, make_net, make_task, sa
 from advprune import objectives
 from advprune.attacks.pgd import starting_point
 from advprune.batches import Batch
-from advprune.granularity import Granularity
 from advprune.masking import prunable_weights
 from advprune.masks import kept_count
 from advprune.methods import mad
@@ -234,27 +234,17 @@ def test_the_lowest_go_signed_or_by_magnitude(order: Any) -> None:
         assert float(score[kept].min()) < 0
 
 
-@pytest.mark.parametrize(
-    ("granularity", "axes"), [("filter", (1, 2, 3)), ("channel", (0, 2, 3)), ("column", (0,))]
-)
-def test_what_goes_as_one_is_scored_by_its_sum(
-    granularity: Granularity, axes: tuple[int, ...]
-) -> None:
-    state = random_state()
+@pytest.mark.parametrize("order", ["signed", "abs"])
+@pytest.mark.parametrize("granularity", ["filter", "channel"])
+def test_of_channels_the_sum_of_their_scores_is_ranked(granularity: Any, order: Any) -> None:
+    state, options = random_state(), {"granularity": granularity, "order": order}
+    masks = finish(state, sparsity=0.5, min_channels=1, round_to=1, **options)
+    names = list(SHAPES)  # each layer is read by the next one, and makes channels for it
     sums = {}
-    for name in SHAPES:
-        score = state[f"scores/{name}"].numpy()
-        sums[name] = score.sum(tuple(a for a in axes if a < score.ndim), keepdims=True)
-    masks = finish(state, sparsity=0.5, granularity=granularity)
-    assert {n: tuple(m.shape) for n, m in masks.items()} == {n: s.shape for n, s in sums.items()}
-    whole = {"filter": HEAD, "channel": next(iter(SHAPES)), "column": None}[granularity]
-    kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    sizes = {name: values.size for name, values in sums.items()}
-    assert sum(kept.values()) == kept_count(sum(sizes.values()), 0.5)
-    rest = [name for name in SHAPES if name not in (whole, HEAD)]
-    if whole is not None:
-        assert kept[whole] == sizes[whole]
-    if whole != HEAD:
-        assert kept[HEAD] == kept_count(sizes[HEAD], 0.5)
-    flat = np.concatenate([sums[name].flatten() for name in rest])
-    assert np.array_equal(joined(masks, rest), largest(flat, sum(kept[name] for name in rest)))
+    for maker, reader in pairwise(names):
+        layer, axis = (maker, 0) if granularity == "filter" else (reader, 1)
+        score = state[f"scores/{layer}"].movedim(axis, 0).flatten(1).sum(dim=1)
+        sums[maker] = score.abs() if order == "abs" else score
+    flat = np.concatenate([sums[name].numpy() for name in sums])
+    kept = np.concatenate([masks[name].flatten(1).any(dim=1).numpy() for name in sums])
+    assert np.array_equal(kept, largest(flat, len(flat) // 2))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from toy import generator, make_net
 
+from advprune.cost import of_sizes
 from advprune.masking import Scored, attach, prunable_weights
 from advprune.masks import kept_count
 from advprune.rates import Rated, land, overrun, project, rate_of, rated, shift_to_budget
@@ -19,6 +20,7 @@ from advprune.repro import seeded
 
 SIZES = {name: weight.numel() for name, weight in prunable_weights(make_net()).items()}
 TOTAL = sum(SIZES.values())
+COST = of_sizes(SIZES)
 START = dict(zip(SIZES, (0.7, 0.15, 0.3, 0.9), strict=True))
 
 
@@ -99,7 +101,7 @@ def test_the_gradient_of_a_rate_is_the_sum_of_its_layer_s_mask_gradients() -> No
 @pytest.mark.parametrize("density", [0.02, 0.05, 0.0999, 0.1001, 0.2, 0.5, 0.95])
 def test_l_hw_is_the_share_above_the_target_and_flat_below(density: float) -> None:
     layers = attached(dict.fromkeys(SIZES, density), floor=0.01)
-    over = overrun(layers, 0.1)
+    over = overrun(layers, 0.1, COST)
     excess = spent(layers) / (0.1 * TOTAL) - 1
     assert (excess > 0) == (density > 0.1)
     assert float(over.detach()) == pytest.approx(max(0.0, excess), abs=1e-5)
@@ -116,7 +118,7 @@ def test_l_hw_weighs_layers_by_their_size() -> None:
     # Twice the density in conv2, which has three of four weights, is more than in conv1.
     def over(name: str) -> float:
         densities = dict.fromkeys(SIZES, 0.1) | {name: 0.2}
-        return float(overrun(attached(densities, floor=0.01), 0.1).detach())
+        return float(overrun(attached(densities, floor=0.01), 0.1, COST).detach())
 
     for name, size in SIZES.items():
         assert over(name) == pytest.approx(size / TOTAL, rel=1e-3)
@@ -131,26 +133,28 @@ def test_l_hw_weighs_layers_by_their_size() -> None:
 def test_one_shift_of_all_rates_lands_on_the_budget(
     layers: list[tuple[float, int]], floor: float, share: float
 ) -> None:
-    rates = {str(i): rate for i, (rate, _) in enumerate(layers)}
+    rates = torch.tensor([rate for rate, _ in layers], dtype=torch.float64)
     sizes = {str(i): size for i, (_, size) in enumerate(layers)}
-    total = sum(sizes.values())
-    budget = (floor + share * (1 - floor)) * total
-    shift = shift_to_budget(rates, sizes, floor, budget)
-    got = sum(sizes[i] * ((1 - floor) * sigmoid(rates[i] + shift) + floor) for i in sizes)
-    assert got == pytest.approx(budget, rel=1e-9)
+    budget = floor + share * (1 - floor)
+    shift = shift_to_budget(rates, floor, of_sizes(sizes), budget)
+    each = [
+        size * ((1 - floor) * sigmoid(float(rate) + shift) + floor)
+        for rate, size in zip(rates, sizes.values(), strict=True)
+    ]
+    assert sum(each) == pytest.approx(budget * sum(sizes.values()), rel=1e-9)
 
 
-@pytest.mark.parametrize("budget", [0.5, 11.0])
+@pytest.mark.parametrize("budget", [0.05, 1.1])
 def test_no_shift_reaches_below_the_floor_or_above_all_weights(budget: float) -> None:
     with pytest.raises(ValueError, match="out of the rates' reach"):
-        shift_to_budget({"a": 0.0}, {"a": 10}, 0.1, budget)
+        shift_to_budget(torch.zeros(1), 0.1, of_sizes({"a": 10}), budget)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.6])
 def test_projecting_gives_the_layers_together_this_density(density: float) -> None:
     layers = attached(START, floor=0.01)
     before = {name: float(masking.rate.detach()) for name, masking in layers.items()}
-    project(layers, density, only_down=False)
+    project(layers, density, COST)
     assert spent(layers) == pytest.approx(density * TOTAL, rel=1e-5)
     moved = [float(layers[name].rate.detach()) - before[name] for name in layers]
     assert moved == pytest.approx([moved[0]] * len(moved), abs=1e-5)
@@ -159,9 +163,9 @@ def test_projecting_gives_the_layers_together_this_density(density: float) -> No
 def test_projecting_only_down_leaves_rates_below_the_density_alone() -> None:
     layers = attached(START, floor=0.01)
     before = {name: float(masking.rate.detach()) for name, masking in layers.items()}
-    project(layers, 0.6, only_down=True)
+    project(layers, 0.6, COST, only_down=True)
     assert {name: float(masking.rate.detach()) for name, masking in layers.items()} == before
-    project(layers, 0.05, only_down=True)
+    project(layers, 0.05, COST, only_down=True)
     assert spent(layers) == pytest.approx(0.05 * TOTAL, rel=1e-5)
 
 

@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from deploy.errors import DeployError
-from deploy.report import duration, flat, number, removed, render_html, render_markdown, terminal
-from deploy.report import size as size_in_words
+from deploy.report import removed, render_html, render_markdown, smaller, terminal
+from deploy.words import count, duration, flat, number
+from deploy.words import size as size_in_words
 
 ATTACKS = ("pgd-ce@finetuned", "pgd-dlr@finetuned", "pgd-ce@int8-twin", "square")
 
@@ -215,6 +216,40 @@ def test_the_numbers_are_on_every_surface() -> None:
     assert "advprune run --method harp --sparsity 0.99 --seed 0" in markdown
 
 
+def structured() -> dict[str, Any]:
+    structure = {
+        "groups": [
+            {"name": "network.conv1.weight", "before": 64, "after": 16},
+            {"name": "network.<b>.weight", "before": 128, "after": 64},
+        ],
+        "parameters": [11_173_962, 701_466],
+        "macs": [555_422_720, 34_860_032],
+        "logit_gap": 1e-6,
+        "dense": engine("dense", 0, 0, 1)["latency"] | {"p50_ms": 5.62, "throughput": 220.0},
+    }
+    return example() | {"structure": structure}
+
+
+def test_what_removing_channels_made_of_the_network_is_on_every_surface() -> None:
+    report = structured()
+    words = [
+        "192 → 80 channels",
+        "11,173,962 → 701,466 parameters",
+        "555 M → 34.9 M MACs",
+        "int8 20× as fast as dense fp32 on one image, 160× in batches of 128",
+    ]
+    assert smaller(report) == words
+    html, markdown, screen = render_html(report), render_markdown(report), shown(report, width=400)
+    for text in (html, markdown, screen):
+        for part in words:
+            assert part in text
+    assert "<h2>Structure</h2>" in html
+    assert "network.&lt;b&gt;.weight: 64 of 128 channels kept" in html
+    for text in (render_html(example()), render_markdown(example()), shown(example())):
+        assert "channels" not in text.lower().replace("channels-last", "")
+    assert smaller(example()) == []
+
+
 def test_every_drawing_is_described() -> None:
     report = example()
     page = Page(render_html(report))
@@ -270,6 +305,8 @@ def test_words_for_numbers() -> None:
     assert sizes == ["0 B", "999 B", "61 kB", "1 MB", "44.7 MB", "5.5 GB"]
     times = [duration(x) for x in (0, 12.31, 59.96, 81.4, 3725)]
     assert times == ["0.0 s", "12.3 s", "1:00", "1:21", "1:02:05"]
+    large = [0, 312, 999, 999_700, 555_422_720, 4.1e9, 7e12]
+    assert [count(x) for x in large] == ["0", "312", "999", "1 M", "555 M", "4.1 G", "7e+03 G"]
     assert [number(x) for x in (3, 1234, 0.0152, 999.7)] == ["3", "1,234", "0.0152", "1,000"]
     assert flat({"a": {"b": 1, "c": {}}, "d": [1, "x"]}) == {
         "a.b": "1",

@@ -185,7 +185,7 @@ def test_a_pruned_network_has_the_compression_that_was_asked(compression: float)
             # Batch norms and biases start at zero, which would count as pruned.
             parameter.copy_(parameter + 0.01 * (parameter == 0))
     method = Magnitude(sparsity=stats.sparsity_for(net, compression))
-    hold(net, method.finish(net, {}, Task(Objective("natural", Threat(0.1)), 0)))
+    hold(net, method.finish(net, {}, Task(Objective("natural", Threat(0.1)), 0, (1, 8, 8))))
     plain = bake(net, models.build(architecture))
     left = sum(int(parameter.count_nonzero()) for parameter in plain.parameters())
     assert abs(left - stats.parameter_count(plain) / compression) <= 0.5

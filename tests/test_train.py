@@ -26,6 +26,7 @@ from advprune.objectives import Loss, Objective
 from advprune.train import Schedule, Trained, fit, validate
 from advprune.types import Threat
 
+SHAPE = (1, 6, 6)
 IMAGES = make_images()
 SCHEDULE = Schedule(epochs=3, batch_size=16, lr=0.1, warmup=0.2)
 EPOCH_STEPS = 3
@@ -154,7 +155,7 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(
 ) -> None:
     images, recorder = make_images(count, 3), Recorder()
     schedule = Schedule(epochs=2, batch_size=batch_size, validate_every=0)
-    fit(Constant(), images, Task(recorder, seed), schedule, Memory())
+    fit(Constant(), images, Task(recorder, seed, SHAPE), schedule, Memory())
     steps = math.ceil(count / batch_size)
     assert len(recorder.batches) == 2 * steps
     orders = []
@@ -175,7 +176,7 @@ def test_random_streams_belong_to_images_and_epochs_not_to_batches() -> None:
     def streams(batch_size: int) -> list[dict[tuple[int, ...], float]]:
         recorder = Recorder()
         schedule = Schedule(epochs=2, batch_size=batch_size, validate_every=0)
-        fit(Constant(), IMAGES, Task(recorder, 0), schedule, Memory())
+        fit(Constant(), IMAGES, Task(recorder, 0, SHAPE), schedule, Memory())
         epochs: list[dict[tuple[int, ...], float]] = [{}, {}]
         half = len(recorder.batches) // 2
         for index, batch in enumerate(recorder.batches):
@@ -202,7 +203,7 @@ def test_training_is_momentum_sgd_with_decay_at_the_rates_of_the_schedule(
     monkeypatch.setattr(torch.optim.SGD, "step", spied)
     net, twin, recorder = make_net(), make_net(), Recorder()
     schedule = Schedule(epochs=3, batch_size=16, lr=0.1, momentum=0.8, weight_decay=0.01)
-    fit(net, IMAGES, Task(recorder, 0), schedule, Memory())
+    fit(net, IMAGES, Task(recorder, 0, SHAPE), schedule, Memory())
     ends = [0.1 * schedule.rate(step / len(rates)) for step in range(len(rates) + 1)]
     for rate, before, after in zip(rates, ends, ends[1:], strict=False):
         assert after <= rate <= before
@@ -287,7 +288,7 @@ def test_progress_counts_every_step() -> None:
 
 def test_the_history_holds_means_over_images_and_what_validation_measured() -> None:
     net, memory, recorder = make_net(), Memory(), Recorder()
-    task = Task(recorder, 0)
+    task = Task(recorder, 0, SHAPE)
     schedule = Schedule(epochs=5, batch_size=16, lr=0.05, validate_every=2)
     history = fit(net, IMAGES, task, schedule, memory).history
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
@@ -342,7 +343,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_it_does_harm(
     epoch, batch = (bad - 1) // EPOCH_STEPS + 1, (bad - 1) % EPOCH_STEPS + 1
     where = f"the loss is {value} in epoch {epoch}, batch {batch}; lower the learning rate"
     with pytest.raises(Refused, match=where) as refusal:
-        fit(net, IMAGES, Task(Diverging(), 0), SCHEDULE, Memory())
+        fit(net, IMAGES, Task(Diverging(), 0, SHAPE), SCHEDULE, Memory())
     assert "\n" not in str(refusal.value)
     assert len(states) == bad
     assert same(snapshot(net), states[-1])

@@ -84,7 +84,7 @@ def make_batch(count: int = 8, seed: int = 5) -> Batch:
 
 def make_task(seed: int = 0, name: str = "pgd", steps: int = 2) -> Task:
     objective = replace(Objective("pgd", Threat(EPS), steps), name=name)
-    return Task(objective, seed)
+    return Task(objective, seed, (1, SIDE, SIDE))
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:

@@ -18,22 +18,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from advprune.allocate import allocate
 from advprune.attacks.pgd import starting_point, step
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.curvature import weight_gradients
 from advprune.frozen import batch_statistics
-from advprune.masking import prunable_weights
-from advprune.masks import keep_best
-from advprune.method import PruningMethod, State, Task, register
+from advprune.method import State, Task, register
 from advprune.models import logits_layer, prunable
 from advprune.objectives import cross_entropy_attack
+from advprune.structured import StructuredMethod
 from advprune.types import Masks
 
 
 @register
-class Gap(PruningMethod):
+class Gap(StructuredMethod):
     card: ClassVar[Card] = Card(
         title="GAP",
         paper="Weiss et al., Hardening DNNs against Transfer Attacks ... (GAP), AICAS 2022",
@@ -51,12 +49,15 @@ class Gap(PruningMethod):
         departures=(
             "the attack stays in the pixel box (the released one attacks normalised values, about "
             "2/255, without a box); images are not augmented for eq. 4",
+            "of channels it is the sum of their weights' scores that is ranked; the paper prunes "
+            "weights",
             "biases are not pruned, so the weights carry the whole compression; every layer keeps "
             "at least one weight",
             "score=released: the running statistics that its training mode moves are put back",
         ),
         pretraining="NT",
         finetuning="NT",
+        structure="US+S",
         locality="L, G",
         criterion="HGM",
     )
@@ -78,14 +79,12 @@ class Gap(PruningMethod):
         return signed_gradients(net, batch, task)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        weights = prunable_weights(net)
-        scores = {name: -state[f"scores/{name}"] for name in weights}
+        units = self.units(net, task)
+        scores = units.pool({name: -state[f"scores/{name}"] for name in prunable(net)})
         if self.score == "released" and self.allocation == "uniform":
             scores = {name: -score.abs() for name, score in scores.items()}
-        kept = allocate(
-            self.allocation, weights, self.sparsity, scores=scores, dense={logits_layer(net)}
-        )
-        return keep_best(scores, kept)
+        kept = units.counts(self.allocation, scores, self.sparsity, dense={logits_layer(net)})
+        return units.select(scores, kept)
 
 
 def signed_gradients(net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:

@@ -14,22 +14,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from advprune.allocate import allocate
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.curvature import weight_gradients
 from advprune.frozen import batch_statistics
 from advprune.masking import prunable_weights
-from advprune.masks import keep_best
-from advprune.method import PruningMethod, State, Task, register
+from advprune.method import State, Task, register
 from advprune.models import logits_layer, prunable
+from advprune.structured import StructuredMethod
 from advprune.types import Masks
 
 _GRADIENT_FLOATS = 2**26  # gradients of single images held at once: 256 MiB
 
 
 @register
-class Gradient(PruningMethod):
+class Gradient(StructuredMethod):
     card: ClassVar[Card] = Card(
         title="Gradient",
         paper="a control, as in Blalock et al., What is the State of Neural Network Pruning?",
@@ -40,9 +39,13 @@ class Gradient(PruningMethod):
             "shrinkbench: |theta dCE / dtheta| of one minibatch, batch norm by the batch",
             "the lowest go, of all layers or of each; the logits layer stays whole",
         ),
-        departures=("every layer keeps at least one weight; biases are not pruned",),
+        departures=(
+            "every layer keeps at least one weight; biases are not pruned",
+            "of channels it is the sum of their weights' scores that is ranked",
+        ),
         pretraining="NT",
         finetuning="NT",
+        structure="US+S",
         locality="L, G",
         criterion="LGM",
     )
@@ -71,12 +74,10 @@ class Gradient(PruningMethod):
         return {name: (weights[name] * gradient).abs() for name, gradient in gradients.items()}
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        weights = prunable_weights(net)
-        scores = {name: state[f"scores/{name}"] for name in weights}
-        kept = allocate(
-            self.allocation, weights, self.sparsity, scores=scores, dense={logits_layer(net)}
-        )
-        return keep_best(scores, kept)
+        units = self.units(net, task)
+        scores = units.pool({name: state[f"scores/{name}"] for name in prunable(net)})
+        kept = units.counts(self.allocation, scores, self.sparsity, dense={logits_layer(net)})
+        return units.select(scores, kept)
 
 
 @torch.no_grad()  # or the sums would hold the graph of every batch, by way of the biases

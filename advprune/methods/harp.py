@@ -9,10 +9,15 @@ Training minimises L_robust + gamma L_hw with L_hw = max(sum(n_l a_l) / (a_t sum
 `learn=rates` (HARP-r) fixes the scores, and so prunes each layer by magnitude; `learn=scores`
 (HARP-S) fixes the densities at the target, and so is HYDRA with the allocation of the start.
 
+Of channels (`granularity=channel`) each group that goes together has one score for every channel
+and one rate; S starts in proportion to the L1 norms of the weights that read the channel, and the
+budget counts multiply-accumulates: those of the network with every group at the target density,
+about a_t squared. Of two in four (`2:4`) only scores are left to learn.
+
 How a search comes down from a dense start, by its length, is in `annealing`.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +27,9 @@ from advprune.allocate import allocate
 from advprune.annealing import Annealed, Annealing
 from advprune.batches import Batch
 from advprune.card import Card
+from advprune.channel_masking import attach_channels, detach_channels, learned
+from advprune.channels import ChannelGroup
+from advprune.cost import of_macs
 from advprune.errors import Refused
 from advprune.masking import (
     Scored,
@@ -31,16 +39,20 @@ from advprune.masking import (
     prunable_weights,
     refresh,
 )
-from advprune.method import Optimisation, Progress, PruningMethod, State, Task, register
+from advprune.masks import kept_count
+from advprune.method import Progress, State, Task, register
 from advprune.objectives import Loss
-from advprune.rates import DENSEST, Rated, land, overrun, project, rated
+from advprune.optimisation import Optimisation, ParameterGroups
+from advprune.rates import DENSEST, Rated, cost_of, land, overrun, project, rated
+from advprune.semi_structured import ScoredFours, TwoOfFour
+from advprune.structured import AS_ONE, StructuredMethod
 from advprune.types import Masks
 
 OVERSHOOT = 1.1  # the search itself must come this close to the target (gamma schedule)
 
 
 @register
-class Harp(PruningMethod):
+class Harp(StructuredMethod):
     card: ClassVar[Card] = Card(
         title="HARP",
         paper="Zhao & Wressnegger, Holistic Adversarially Robust Pruning, ICLR 2023",
@@ -52,6 +64,7 @@ class Harp(PruningMethod):
             "largest |S|; scores start in proportion to the weights, which stay frozen",
             "minimise L_robust(theta M) + gamma max(sum n_l a_l / (a_t sum n_l) - 1, 0) over r, S",
             "straight-through: dL/d|S| = theta dL/d(theta M), and dL/da_l is its sum",
+            "channels: L_hw counts multiply-accumulates, both widths of a layer scaled by a",
             "gamma grows by 0.01 an epoch until an epoch ends on target, then stays",
         ),
         departures=(
@@ -60,9 +73,17 @@ class Harp(PruningMethod):
             "runs shorter than a quarter of the paper's steps anneal the budget instead of gamma; "
             "the last projection lands on the exact count",
             "learn=scores fixes the densities at the target; the released code leaves them at 0.73",
+            "channels: one mask for each group that goes together, colours and logits exempt, L1 "
+            "norms of what reads a channel, widths rounded; the released masks are each layer's "
+            "own, include colours and crash on ResNet-18",
         ),
+        structure="US+S",
     )
 
+    budget: ClassVar[Literal["channels", "macs"]] = "macs"
+    granularity: Literal["weight", "channel", "2:4"] = Field(  # pyright: ignore
+        default="weight", description=AS_ONE
+    )
     learn: Literal["both", "rates", "scores"] = Field(
         default="both", description="HARP, HARP-r (scores fixed) or HARP-S (densities fixed)"
     )
@@ -70,10 +91,7 @@ class Harp(PruningMethod):
         default="erk", description="layer densities at the start, by layer name"
     )
     start_density: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="density at the start; 0.1 as in the paper, or more if denser",
+        default=None, gt=0, le=1, description="density at the start; 0.1 as in the paper, or denser"
     )
     floor: float = Field(
         default=0.1, gt=0, lt=1, description="alpha: least layer density, times a_t"
@@ -82,9 +100,7 @@ class Harp(PruningMethod):
         default="auto", description="what is annealed: gamma (the paper) or the budget (short runs)"
     )
     gamma: float | None = Field(
-        default=None,
-        gt=0,
-        description="growth of the weight of L_hw per epoch; 0.01 at the paper's length",
+        default=None, gt=0, description="growth of L_hw's weight per epoch; 0.01 in the paper"
     )
     rate_lr: float | None = Field(
         default=None, gt=0, description="learning rate of the rates, relative to the scores'"
@@ -99,43 +115,79 @@ class Harp(PruningMethod):
         return 1.0 - self.sparsity
 
     @property
-    def least(self) -> float:
-        """a_min."""
+    def least(self) -> float:  # a_min
         return self.floor * self.target
 
     def schedule(self, steps: int) -> Annealing:
         return Annealing(steps, self.target, self.annealing, self.start_density, self.ramp)
+
+    @property
+    def fixed(self) -> bool:  # densities are given, only scores are learned
+        return self.learn == "scores" or self.granularity == "2:4"
 
     def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
         if self.least >= DENSEST:
             raise Refused(
                 f"harp: floor {self.floor:g} leaves no room at sparsity {self.sparsity:g}; lower it"
             )
-        weights = prunable_weights(net)
         schedule = self.schedule(optimisation.steps)
-        # Refuses a target that no layer-wise budget can meet now, not after the search.
-        fixed = allocate(self.start_allocation, weights, self.sparsity)
-        kept = allocate(self.start_allocation, weights, 1.0 - schedule.first_density)
         freeze_layers(net)
-
-        def masking(name: str, weight: Tensor) -> Scored:
-            if self.learn == "scores":
-                return Scored(weight, fixed[name])
-            density = max(kept[name] / weight.numel(), self.least * (1 + 1e-3))
-            made = Rated(weight, kept[name], density, self.least)
-            made.scores.requires_grad_(self.learn == "both")
-            return made
-
-        attach(net, masking)
+        if self.granularity == "channel":
+            cost = self._mask_channels(net, task, schedule)
+        else:
+            cost = {}
+            self._mask_weights(net, schedule)
         growth = schedule.gamma if self.gamma is None else self.gamma
         return {
             "gamma": torch.tensor(growth),
             "growth": torch.tensor(growth),
             "frozen": torch.tensor(False),
             "budget_annealed": torch.tensor(schedule.of_budget),
+            **cost,
         }
 
-    def groups(self, net: nn.Module, optimisation: Optimisation) -> list[dict[str, Any]]:
+    def _mask_weights(self, net: nn.Module, schedule: Annealing) -> None:
+        if self.granularity == "2:4":
+            eligible = TwoOfFour(net).sizes
+            attach(net, lambda name, w: (ScoredFours if name in eligible else Scored)(w, w.numel()))
+            return
+        weights = prunable_weights(net)
+        # Refuses a target that no layer-wise budget can meet now, not after the search.
+        fixed = allocate(self.start_allocation, weights, self.sparsity)
+        kept = allocate(self.start_allocation, weights, 1.0 - schedule.first_density)
+
+        def masking(name: str, weight: Tensor) -> Scored:
+            if self.fixed:
+                return Scored(weight, fixed[name])
+            return self._rated(weight, kept[name], kept[name] / weight.numel())
+
+        attach(net, masking)
+
+    def _mask_channels(self, net: nn.Module, task: Task, schedule: Annealing) -> State:
+        """Attach masks to all groups of channels; returns what they cost, as tensors."""
+        units = self.channel_units(net, task)
+        weights = prunable_weights(net)
+        norms = units.pool({name: weight.abs() for name, weight in weights.items()})
+        kept = units.counts("uniform", norms, self.sparsity)
+        first = schedule.first_density if self.start_density or schedule.of_budget else 1.0
+
+        def masking(group: ChannelGroup) -> Scored:
+            norm = norms[group.name]
+            if self.fixed:
+                return Scored(norm, kept[group.name])
+            return self._rated(norm, kept_count(len(norm), 1.0 - first), first)
+
+        attach_channels(net, units.groups, masking)
+        by_name = {group.name: group for group in units.groups}
+        cost = of_macs(net, [by_name[name] for name in learned(net)], task.shape)
+        return cost.tensors()
+
+    def _rated(self, weight: Tensor, keep: int, density: float) -> Rated:
+        made = Rated(weight, keep, max(density, self.least * (1 + 1e-3)), self.least)
+        made.scores.requires_grad_(self.learn == "both")
+        return made
+
+    def groups(self, net: nn.Module, optimisation: Optimisation) -> ParameterGroups:
         rates = [masking.rate for masking in rated(net).values()]
         mine = {id(rate) for rate in rates}
         rest = [p for p in net.parameters() if p.requires_grad and id(p) not in mine]
@@ -146,22 +198,25 @@ class Harp(PruningMethod):
 
     def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:
         robust = task.objective(net, batch)
-        if self.learn == "scores" or state["budget_annealed"]:
+        if self.fixed or state["budget_annealed"]:
             return robust
+        layers = rated(net)
         gamma = state["gamma"].to(robust.value.device)
-        return Loss(robust.value + gamma * overrun(rated(net), self.target), robust.correct)
+        over = overrun(layers, self.target, cost_of(layers, state))
+        return Loss(robust.value + gamma * over, robust.correct)
 
     @torch.no_grad()
-    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
-        if self.learn == "scores":
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
+        if self.fixed:
             refresh(net)
             return
         layers = rated(net)
+        cost = cost_of(layers, state)
         if state["budget_annealed"]:
             budget = self.schedule(progress.steps).budget(progress.fraction)
-            project(layers, budget, only_down=True)
+            project(layers, budget, cost, only_down=True)
         elif progress.step % progress.epoch_steps == 0 and not state["frozen"]:
-            if round(float(overrun(layers, self.target)), 4) == 0.0:
+            if round(float(overrun(layers, self.target, cost)), 4) == 0.0:
                 state["frozen"].fill_(True)
             else:
                 state["gamma"] += state["growth"]
@@ -175,14 +230,28 @@ class Harp(PruningMethod):
         Raises:
             Refused: the search ended so far above the target that the projection would decide.
         """
-        if self.learn == "scores":
+        if self.fixed and self.granularity != "channel":
             return current_masks(net)
         layers = rated(net)
-        over = 1.0 + float(overrun(layers, self.target))
-        if over > OVERSHOOT:
+        over = 0.0 if self.fixed else float(overrun(layers, self.target, cost_of(layers, state)))
+        if 1.0 + over > OVERSHOOT:
             raise Refused(
-                f"harp: the search ended at {over:.2f} times the target density "
+                f"harp: the search ended at {1.0 + over:.2f} times the target density "
                 f"{self.target:g}; train longer (--set prune.epochs=N) or raise --gamma"
             )
+        if self.granularity == "channel":
+            return self._land_channels(net, state, task)
         land(layers, self.sparsity)
         return current_masks(net)
+
+    def _land_channels(self, net: nn.Module, state: State, task: Task) -> Masks:
+        """Round the widths within the budget; the network is plain afterwards."""
+        masks = learned(net)
+        scores = {name: mask.scores.abs() for name, mask in masks.items()}
+        wanted = {name: float(mask.keep) for name, mask in masks.items()}
+        if layers := rated(net):
+            project(layers, self.target, cost_of(layers, state))
+            wanted = {n: float(m.density()) * m.mask.numel() for n, m in layers.items()}
+        detach_channels(net)
+        units = self.channel_units(net, task)
+        return units.select(scores, units.fit(wanted, self.sparsity))

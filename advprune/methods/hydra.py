@@ -58,7 +58,7 @@ class Hydra(PruningMethod):
         attach(net, lambda name, weight: Scored(weight, kept[name]))
         return {}
 
-    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
         refresh(net)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:

@@ -30,11 +30,11 @@ from advprune.batches import Batch
 from advprune.card import Card
 from advprune.curvature import recorded, row_quadratic
 from advprune.frozen import frozen
-from advprune.granularity import Granularity, exempt, group_sum
 from advprune.masks import keep_best, keep_top, kept_count
-from advprune.method import PruningMethod, State, Task, register
+from advprune.method import State, Task, register
 from advprune.models import logits_layer, prunable
 from advprune.objectives import MAD_REACH, cross_entropy_attack
+from advprune.structured import StructuredMethod
 from advprune.types import Images, Labels, Masks
 
 MASK_STEPS = 20
@@ -50,7 +50,7 @@ SHUT = inverse_softplus(1e-4)
 
 
 @register
-class Mad(PruningMethod):
+class Mad(StructuredMethod):
     card: ClassVar[Card] = Card(
         title="MAD",
         paper="Lee et al., Masking Adversarial Damage, CVPR 2022",
@@ -69,6 +69,7 @@ class Mad(PruningMethod):
         departures=(
             "the matrix-free form replaces factors and row loop; grouped and dilated convolutions "
             "are right, where the released code is not",
+            "of channels the sum of their weights' S is ranked; the paper prunes weights",
             "biases take part in S but are never pruned; the exact total may shift the last few "
             "weights from the head's rows to the convolutions",
             "the threat is the recipe's (the released code attacks at 0.03, not 8/255); every "
@@ -83,9 +84,6 @@ class Mad(PruningMethod):
     delta: Literal["masked", "full"] = Field(
         default="masked",
         description="dW = W - W f(M), or W itself at the dense network (no mask optimisation)",
-    )
-    granularity: Granularity = Field(
-        default="weight", description="sum S over what is removed as one"
     )
 
     def assess(self, net: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
@@ -102,20 +100,19 @@ class Mad(PruningMethod):
         return saliency(net, masked, changes, x, batch.labels)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        head, free = logits_layer(net), exempt(net, self.granularity)
-        scores = {}
-        for name in prunable(net):
-            grouped = group_sum(state[f"scores/{name}"], self.granularity)
-            scores[name] = grouped.abs() if self.order == "abs" else grouped
-        kept = kept_count(sum(score.numel() for score in scores.values()), self.sparsity)
-        masks = {name: torch.ones_like(scores[name], dtype=torch.bool).cpu() for name in free}
-        if head not in free:
-            per_row = kept_count(scores[head][0].numel(), self.sparsity)
-            masks[head] = torch.stack([keep_top(row, per_row) for row in scores[head]]).cpu()
-        rest = {name: score for name, score in scores.items() if name not in masks}
-        left = kept - sum(int(mask.sum()) for mask in masks.values())
-        masks |= keep_best(rest, global_counts(rest, left))
-        return {name: masks[name] for name in scores}
+        units = self.units(net, task)
+        scores = units.pool({name: state[f"scores/{name}"] for name in prunable(net)})
+        if self.order == "abs":
+            scores = {name: score.abs() for name, score in scores.items()}
+        if self.granularity != "weight":
+            return units.select(scores, units.counts("global", scores, self.sparsity))
+        head = logits_layer(net)
+        per_row = kept_count(scores[head][0].numel(), self.sparsity)
+        masks = {head: torch.stack([keep_top(row, per_row) for row in scores.pop(head)]).cpu()}
+        total = sum(units.sizes.values())
+        left = kept_count(total, self.sparsity) - int(masks[head].sum())
+        masks |= keep_best(scores, global_counts(scores, left))
+        return {name: masks[name] for name in units.sizes}
 
 
 def minimising_masks(

@@ -6,9 +6,9 @@ Minimise the adversarial loss over W with W in the set of sparse weights, by ADM
     Z  <- Proj(W + U)                                                    now and then
     U  <- U + W - Z
 
-from Z = Proj(W), U = 0, with rho growing by 1.3 before each such update. Proj keeps, in each layer,
-the groups of weights of largest L2 norm. At the end the same rule cuts W itself; what follows is
-the robust fine-tuning with the mask held.
+from Z = Proj(W), U = 0, with rho growing by 1.3 before each such update. Proj keeps, in each layer
+or group of channels, the units of largest L2 norm. At the end the same rule cuts W itself; what
+follows is the robust fine-tuning with the mask held.
 
 U is a constant of the descent. In the released code it is not: after m updates it carries m copies
 of W, which multiplies the gradient of the penalty by m + 1 (`dual=released` reproduces that).
@@ -20,24 +20,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from advprune.allocate import allocate
 from advprune.batches import Batch
 from advprune.card import Card
-from advprune.errors import Refused
-from advprune.granularity import Granularity, exempt, group_norm
 from advprune.masking import prunable_weights
-from advprune.masks import keep_best, keep_top
-from advprune.method import Optimisation, Progress, PruningMethod, State, Task, register
+from advprune.method import Optimisation, Progress, State, Task, register
 from advprune.models import logits_layer, prunable
 from advprune.objectives import Loss
+from advprune.structured import AS_ONE, StructuredMethod
 from advprune.types import Masks
+from advprune.units import Columns, Units
 
 # rho * lr * steps of the released CIFAR-10 run: 0.001 * 0.01 * 200 epochs of 391 steps.
 PULL = 0.782
 
 
 @register
-class Radmm(PruningMethod):
+class Radmm(StructuredMethod):
     card: ClassVar[Card] = Card(
         title="R-ADMM",
         paper="Ye et al., Adversarial Robustness vs. Model Compression, or Both?, ICCV 2019",
@@ -54,6 +52,7 @@ class Radmm(PruningMethod):
             "rho follows the length of the run: rho lr steps is as released",
             "one learning-rate schedule over the whole search, without restarts; the attack runs "
             "in eval mode, so it does not move batch norm statistics",
+            "filters and channels that can only go together, across an addition, go together",
             "counts are exact: the released percentile neither cuts nor trains weights that equal "
             "it",
         ),
@@ -62,7 +61,9 @@ class Radmm(PruningMethod):
         criterion="SOLWM",
     )
     moves_weights: ClassVar[bool] = True
-    granularity: Granularity = Field(default="weight", description="what is removed as one")
+    granularity: Literal["weight", "column", "filter", "channel", "2:4"] = Field(  # pyright: ignore
+        default="weight", description=AS_ONE
+    )
     allocation: Literal["uniform", "erk", "lamp"] = Field(
         default="uniform", description="layer densities, fixed before the search"
     )
@@ -80,21 +81,24 @@ class Radmm(PruningMethod):
         default="detached", description="U as a constant, or with the released code's gradient"
     )
 
+    def units(self, net: nn.Module, task: Task) -> Units:
+        return Columns(net) if self.granularity == "column" else super().units(net, task)
+
     def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
-        if self.granularity != "weight" and self.allocation != "uniform":
-            raise Refused(
-                f"radmm: allocation {self.allocation!r} counts weights, granularity "
-                f"{self.granularity!r} counts groups; use allocation uniform"
-            )
-        kept = self._counts(net)
+        units = self.units(net, task)
+        weights = prunable_weights(net)
+        dense = {logits_layer(net)} if self.head == "dense" else set[str]()
+        # Of single weights the norms are magnitudes, which is all that ERK and LAMP look at.
+        kept = units.counts(self.allocation, units.norms(weights), self.sparsity, dense=dense)
         default = PULL / (optimisation.lr * max(1, optimisation.steps))
         state = {
             "rho": torch.tensor(default if self.rho is None else self.rho),
             "updates": torch.tensor(0),
+            **{f"kept/{name}": torch.tensor(count) for name, count in kept.items()},
         }
-        for name, weight in prunable_weights(net).items():
-            state[f"kept/{name}"] = torch.tensor(kept[name])
-            state[f"Z/{name}"] = self._project(weight, kept[name])
+        projected = self._project(units, weights, state)
+        for name, weight in weights.items():
+            state[f"Z/{name}"] = projected[name]
             state[f"U/{name}"] = torch.zeros_like(weight)
         return state
 
@@ -112,29 +116,27 @@ class Radmm(PruningMethod):
         return 0.5 * float(state["rho"]) * copies * torch.stack(distances).sum()
 
     @torch.no_grad()
-    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
         # An update is due where the share of the run that is done passes k / (updates + 1).
         due = min(self.updates, progress.step * (self.updates + 1) // progress.steps)
         if due <= int(state["updates"]):
             return
         state["updates"] += 1
         state["rho"] *= self.rho_growth
-        for name, weight in prunable_weights(net).items():
-            z, u = state[f"Z/{name}"], state[f"U/{name}"]
-            z.copy_(self._project(weight + u, int(state[f"kept/{name}"])))
-            u.add_(weight - z)
+        weights = prunable_weights(net)
+        moved = {name: weight + state[f"U/{name}"] for name, weight in weights.items()}
+        projected = self._project(self.units(net, task), moved, state)
+        for name, weight in weights.items():
+            state[f"Z/{name}"].copy_(projected[name])
+            state[f"U/{name}"].add_(weight - projected[name])
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        norms = {name: group_norm(w, self.granularity) for name, w in prunable_weights(net).items()}
-        return keep_best(norms, {name: int(state[f"kept/{name}"]) for name in norms})
+        return self._masks(self.units(net, task), prunable_weights(net), state)
 
-    def _counts(self, net: nn.Module) -> dict[str, int]:
-        dense = exempt(net, self.granularity)
-        if self.head == "dense":
-            dense |= {logits_layer(net)}
-        # Of single weights the norms are magnitudes, which is all that ERK and LAMP look at.
-        norms = {name: group_norm(w, self.granularity) for name, w in prunable_weights(net).items()}
-        return allocate(self.allocation, norms, self.sparsity, dense=dense)
+    def _masks(self, units: Units, weights: dict[str, Tensor], state: State) -> Masks:
+        counts = {name: int(state[f"kept/{name}"]) for name in units.sizes}
+        return units.select(units.norms(weights), counts)
 
-    def _project(self, weight: Tensor, kept: int) -> Tensor:
-        return weight * keep_top(group_norm(weight, self.granularity), kept)
+    def _project(self, units: Units, weights: dict[str, Tensor], state: State) -> dict[str, Tensor]:
+        masks = self._masks(units, weights, state)
+        return {name: weight * masks[name].to(weight.device) for name, weight in weights.items()}

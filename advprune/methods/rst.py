@@ -66,7 +66,7 @@ class Rst(PruningMethod):
         attach(net, scored)
         return {}
 
-    def update(self, net: nn.Module, state: State, progress: Progress) -> None:
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
         refresh(net)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:

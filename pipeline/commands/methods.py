@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from advprune.card import LEGEND
 from advprune.method import PruningMethod, get, names
@@ -86,19 +87,20 @@ def _options(method: type[PruningMethod]) -> list[dict[str, Any]]:
 
 
 def _print(about: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    # Cards hold E[pi] and the like: brackets are theirs, not markup.
+    console = Console(highlight=False, markup=False)
 
     def section(title: str, rows: list[tuple[str, ...]]) -> None:
         if rows:
-            console.print(f"\n[bold]{title}[/bold]")
+            console.print(f"\n{title}", style="bold")
             table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             console.print(table)
 
-    console.print(f"[bold]{about['title']}[/bold]: {about['what it does']}")
+    console.print(Text.assemble((about["title"], "bold"), f": {about['what it does']}"))
     console.print(about["paper"])
-    console.print("\n[bold]Taxonomy[/bold]")
+    console.print("\nTaxonomy", style="bold")
     for axis in _AXES:
         console.print(f"  {axis:12} {about[axis]}{_spelled_out(about[axis])}")
     console.print(f"  {'benchmark':12} {about['benchmark'] or 'not listed'}")

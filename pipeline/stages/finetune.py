@@ -1,29 +1,76 @@
-"""Stage 4: robust fine-tuning; the masks are held, removed weights stay exactly zero."""
+"""Stage 4: robust fine-tuning of what is left.
+
+Removed weights stay exactly zero, their masks held. Removed channels are cut out first, which is
+the same function and a fraction of the work.
+"""
+
+from typing import Any
+
+from torch import nn
 
 from advprune.errors import BadData
 from advprune.masking import hold
 from advprune.masks import load_masks
 from advprune.stats import layer_counts
+from advprune.types import Masks
+from export.compact import Compact, check_same, compact
+from pipeline.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import last_metrics, network_of, settings, train
+from pipeline.stages.training import images_of, last_metrics, network_of, settings, train
+
+STRUCTURE = "structure.json"
 
 
 def stage(recipe: Recipe) -> Stage:
     objective = recipe.robust_objective(recipe.finetune)
+    shrinks = recipe.pruning_method().shrinks
 
     def run(context: Context) -> Metrics:
         masks = load_masks(context["prune"].file("masks.safetensors"))
         net = network_of(context, "prune")
-        device = next(net.parameters()).device
-        hold(net, {name: mask.to(device) for name, mask in masks.items()})
-        net, trained = train(context, net, context.recipe.finetune, objective)
-        total, kept = 0, 0
-        for name, (nonzero, size) in layer_counts(net).items():
-            if nonzero > int(masks[name].sum()):
-                raise BadData(f"finetune: {name} has {nonzero} weights, its mask keeps fewer")
-            total, kept = total + size, kept + nonzero
-        return {"sparsity": 1.0 - kept / total, **last_metrics(trained)}
+        small = _cut(context, net) if shrinks else None
+        widths = None
+        if small is None:
+            device = next(net.parameters()).device
+            hold(net, {name: mask.to(device) for name, mask in masks.items()})
+        else:
+            net, widths = small.net, small.widths
+        net, trained = train(context, net, context.recipe.finetune, objective, widths)
+        kept = _count(net, masks)
+        return {
+            "sparsity": 1.0 - kept / sum(mask.numel() for mask in masks.values()),
+            **last_metrics(trained),
+        }
 
     config = settings(recipe, recipe.finetune, objective)
     return Stage("finetune", ("data", "prune"), config, run)
+
+
+def _cut(context: Context, net: nn.Module) -> Compact:
+    """The network without its dead channels, found to be the same; writes what became of it."""
+    images = images_of(context)
+    small = compact(net, images.shape)
+    gap = check_same(net, small.net, images.val.images)
+    structure: dict[str, Any] = {
+        "groups": [{"name": n, "before": b, "after": a} for n, b, a in small.groups],
+        "parameters": list(small.parameters),
+        "macs": list(small.macs),
+        "logit_gap": gap,
+    }
+    write_json(context.out / STRUCTURE, structure)
+    return small
+
+
+def _count(net: nn.Module, masks: Masks) -> int:
+    """How many weights are not zero.
+
+    Raises:
+        BadData: a layer has more than its mask keeps.
+    """
+    total = 0
+    for name, (nonzero, _) in layer_counts(net).items():
+        if nonzero > int(masks[name].sum()):
+            raise BadData(f"finetune: {name} has {nonzero} weights, its mask keeps fewer")
+        total += nonzero
+    return total

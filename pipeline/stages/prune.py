@@ -6,15 +6,16 @@ from pathlib import Path
 
 from torch import nn
 
-from advprune.errors import BadData, Refused
-from advprune.masking import bake, expand, hold
-from advprune.masks import counts, kept_count, save_masks, sparsity_of
+from advprune.errors import Refused
+from advprune.masking import bake, hold
+from advprune.masks import counts, save_masks, sparsity_of
 from advprune.method import PruningMethod, Task
 from advprune.models import build
 from advprune.stats import sparsity_for
 from advprune.survey import survey
 from advprune.train import Trained, fit, validate
 from advprune.types import Masks
+from advprune.units import Units
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.training import (
@@ -34,13 +35,13 @@ def stage(recipe: Recipe) -> Stage:
     if recipe.compression is not None and granularity != "weight":
         raise Refused(
             f"--compression {recipe.compression:g} counts parameters, --granularity {granularity} "
-            "counts groups of them; give --sparsity, the share of groups to remove"
+            "counts something else; give --sparsity, the share of it to remove"
         )
 
     def run(context: Context) -> Metrics:
         images = images_of(context)
         net = network_of(context, "adversarial")
-        task = Task(objective, context.recipe.seed)
+        task = Task(objective, context.recipe.seed, images.shape)
         aimed = aim(method, net, context.recipe.compression)
         trained = Trained({}, [])
         if aimed.searches:
@@ -49,13 +50,14 @@ def stage(recipe: Recipe) -> Stage:
         elif aimed.surveys:
             size = context.recipe.prune.batch_size
             trained = survey(net, images, task, size, context.observer, aimed)
-        groups = aimed.finish(net, trained.state, task)
-        check_target(groups, aimed.sparsity)
+        masks = aimed.finish(net, trained.state, task)
         # Weights and batch norm as the search left them, cut by the final masks.
         pruned = bake(net, build(architecture_of(context.recipe, images)))
+        units = aimed.units(pruned, task)
+        if aimed.lands:
+            units.check(masks, aimed.sparsity)
         device = images.train.images.device
         pruned = pruned.to(device)
-        masks = expand(groups, pruned)
         hold(pruned, {name: mask.to(device) for name, mask in masks.items()})
         write_network(context, pruned, images)
         write_history(context, trained)
@@ -67,6 +69,7 @@ def stage(recipe: Recipe) -> Stage:
             "sparsity": sparsity_of(masks),
             "kept": sum(pair[0] for pair in kept),
             "total": sum(pair[1] for pair in kept),
+            **(_channels(units, masks) if aimed.shrinks else {}),
             **{key: round(value, 6) for key, value in measured.items()},
         }
 
@@ -96,22 +99,8 @@ def aim(method: PruningMethod, net: nn.Module, compression: float | None) -> Pru
     return method.model_copy(update={"sparsity": sparsity_for(net, compression)})
 
 
-def check_target(masks: Masks, sparsity: float) -> None:
-    """Fail where the masks do not keep exactly what was asked, or leave a layer without weights.
-
-    Raises:
-        BadData: naming the counts, or the layer.
-    """
-    kept = {name: pair[0] for name, pair in counts(masks).items()}
-    asked = kept_count(sum(mask.numel() for mask in masks.values()), sparsity)
-    if sum(kept.values()) != asked:
-        raise BadData(
-            f"prune: the masks keep {sum(kept.values())} weights, sparsity {sparsity:g} asks for "
-            f"{asked}; this is a defect of the method"
-        )
-    for name, count in kept.items():
-        if count == 0:
-            raise BadData(
-                f"prune: the masks keep 0 of {masks[name].numel()} weights in {name}; "
-                "lower the sparsity or choose another allocation"
-            )
+def _channels(units: Units, masks: Masks) -> Metrics:
+    return {
+        "channels_kept": sum(units.kept(masks).values()),
+        "channels_total": sum(units.sizes.values()),
+    }

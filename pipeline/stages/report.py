@@ -11,7 +11,8 @@ from deploy.verdicts import read
 from pipeline.files import write_bytes, write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
-from pipeline.stages.verify import RESULTS, verdict_file
+from pipeline.stages.finetune import STRUCTURE
+from pipeline.stages.verify import DENSE, RESULTS, verdict_file
 
 _NEEDS = (
     "data",
@@ -49,8 +50,9 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     gate = json.loads(artifacts["gate"].file("gate.json").read_text())
     masks = load_masks(artifacts["prune"].file("masks.safetensors"))
     layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
-    engines = [_engine(name, artifacts["verify"], results) for name in results["speed"]]
+    engines = [_engine(name, artifacts["verify"], results) for name in results["sizes"]]
     exported = artifacts["export"].metrics
+    shrinks = recipe.pruning_method().shrinks
     return {
         "schema": 1,
         "title": recipe.title(artifacts["verify"].manifest["environment"]["device"]),
@@ -66,6 +68,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             "total": sum(layer["total"] for layer in layers),
             "layers": layers,
         },
+        "structure": _structure(artifacts["finetune"], results["speed"]),
         "engines": engines,
         "transfer": results["transfer"],
         "parity": results["parity"]["int8"],
@@ -75,11 +78,21 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
         "images": artifacts["data"].metrics[recipe.verify.split],
         "notes": [
             *([_TOY] if recipe.data == "digits" else []),
-            *([_DENSE] if sparsity_of(masks) > 0 else []),
+            *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
         ],
+    }
+
+
+def _structure(finetuned: Artifact, speed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Widths before and after, and the dense network's speed; None where no channels went."""
+    if STRUCTURE not in finetuned.manifest["files"]:
+        return None
+    return {
+        **json.loads(finetuned.file(STRUCTURE).read_text()),
+        "dense": {key: value for key, value in speed[DENSE].items() if key != "samples_ms"},
     }
 
 

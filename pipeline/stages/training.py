@@ -1,6 +1,7 @@
 """What the training stages share: a network in, the same loop, a plain network out."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from advprune.method import Task
 from advprune.models import Architecture, build
 from advprune.models.checkpoint import load, save
 from advprune.objectives import Objective
+from advprune.surgery import Widths
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
 from pipeline.files import write_bytes
@@ -55,12 +57,20 @@ def network_of(context: Context, stage: str) -> nn.Module:
 
 
 def train(
-    context: Context, net: nn.Module, training: Training, objective: Objective
+    context: Context,
+    net: nn.Module,
+    training: Training,
+    objective: Objective,
+    widths: Widths | None = None,
 ) -> tuple[nn.Module, Trained]:
-    """Run the loop, write the plain network and the history; the masks of `net` stay in force."""
+    """Run the loop, write the plain network and the history; the masks of `net` stay in force.
+
+    Args:
+        widths: of the layers that have others than the recipe's model.
+    """
     images = images_of(context)
     net = net.to(resolve_device(context.recipe.device))
-    task = Task(objective, context.recipe.seed)
+    task = Task(objective, context.recipe.seed, images.shape)
     trained = fit(
         net,
         images,
@@ -69,14 +79,16 @@ def train(
         context.observer,
         select=training.validate_every > 0,
     )
-    write_network(context, net, images)
+    write_network(context, net, images, widths)
     write_history(context, trained)
     return net, trained
 
 
-def write_network(context: Context, net: nn.Module, images: ImageSet) -> None:
+def write_network(
+    context: Context, net: nn.Module, images: ImageSet, widths: Widths | None = None
+) -> None:
     """Bake whatever is attached and save the plain network."""
-    architecture = architecture_of(context.recipe, images)
+    architecture = replace(architecture_of(context.recipe, images), widths=widths or {})
     save(bake(net, build(architecture)), architecture, context.out)
 
 

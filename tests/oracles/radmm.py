@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The axes of (O, I, kh, kw) that a group spans.
-SPANS = {"weight": (), "filter": (1, 2, 3), "channel": (0, 2, 3), "column": (0,)}
+# The axes of (O, I, kh, kw) that a unit spans.
+SPANS = {"weight": (), "column": (0,)}
 
 
 def project(weight: np.ndarray, granularity: str, keep: int) -> np.ndarray:
-    """Zero all groups but the `keep` of largest L2 norm; of equal ones the first are kept."""
+    """Zero all units but the `keep` of largest L2 norm; of equal ones the first are kept."""
     axes = tuple(axis for axis in SPANS[granularity] if axis < weight.ndim)
     norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
     if granularity == "weight":

@@ -12,6 +12,7 @@ is given the x86 form of the 8-bit graph and OpenVINO the TensorRT form.
 import argparse
 import importlib
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -228,12 +229,13 @@ def main() -> None:
     except ImportError:  # an extra
         openvino = None
     torch.set_num_threads(1)
-    started = time.monotonic()
+    started, load_average = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         candidates = [make(NETWORK, removed, Path(folder)) for removed in REMOVED]
         models = dict(engines(candidates, openvino))
         found = measure(models, options.rounds, options.calls)
-        text = f"{networks_table(candidates)}\n\n{timings_table(candidates, found)}"
+        how = f"{options.rounds} rounds of {options.calls} calls; load average {load_average:.1f}"
+        text = f"{networks_table(candidates)}\n\n{timings_table(candidates, found)}\n\n{how}"
     write_section("latency", text)
     sys.stdout.write(f"{text}\nin {(time.monotonic() - started) / 60:.1f} minutes\n")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from grid import Job, budget, run, table, write_section
 
-from advprune.method import names
+from advprune.method import get, names
 
 SPARSITIES = (0.5, 0.9, 0.95, 0.99)
 SEEDS = (0, 1, 2)
@@ -30,7 +30,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def jobs(variants: bool) -> list[Job]:
-    rows = {name: (name, {}) for name in names()} | (VARIANTS if variants else {})
+    # Methods that only remove channels have a table of their own (`pareto_digits.py`).
+    scattered = [name for name in names() if not get(name)().shrinks]
+    rows = {name: (name, {}) for name in scattered} | (VARIANTS if variants else {})
     return [
         Job(row, sparsity, seed, {"method": method, **options, **spent(method), **VERIFY})
         for seed in SEEDS

@@ -162,7 +162,7 @@ def test_the_right_answers_are_counted_on_adversarial_images() -> None:
 def test_all_that_learns_is_in_one_of_two_groups_of_adam() -> None:
     method = anp_vs()
     net, gating, _ = started(method)
-    optimisation = Optimisation(0.1, 1e-4, 100)
+    optimisation = Optimisation(0.1, 1e-4, 200 * 782)
     optimiser = method.optimiser(method.groups(net, optimisation), optimisation)
     assert type(optimiser) is torch.optim.Adam
     weights, gates = optimiser.param_groups
@@ -172,6 +172,26 @@ def test_all_that_learns_is_in_one_of_two_groups_of_adam() -> None:
     assert {id(p) for p in gates["params"]} == {id(p) for p in gating.parameters()}
     both = [id(p) for p in (*weights["params"], *gates["params"])]
     assert sorted(both) == sorted(id(p) for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("gate_lr", "steps", "expected"),
+    [
+        (None, 156_400, 0.02),
+        (None, 2_000, 0.02),
+        (None, 400, 0.1),
+        (None, 10, 0.2),
+        (None, 0, 0.2),
+        (0.5, 10, 0.1),
+    ],
+)
+def test_in_a_short_search_the_gates_hurry(
+    gate_lr: float | None, steps: int, expected: float
+) -> None:
+    method = anp_vs(gate_lr=gate_lr)
+    net, _, _ = started(method)
+    _, gates = method.groups(net, Optimisation(0.2, 5e-4, steps))
+    assert gates["lr"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("warmup", "expected"), [(0.5, [0, 0.4, 0.8, 1, 1, 1]), (0.0, [1] * 6)])

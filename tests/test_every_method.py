@@ -137,7 +137,7 @@ def test_the_prune_stage_accepts_the_masks(method: PruningMethod) -> None:
 
 @every_method
 def test_too_few_weights_for_all_layers_are_refused(name: str) -> None:
-    with pytest.raises(Refused, match="lower (the |--)sparsity"):
+    with pytest.raises(Refused, match=r"lower (the |--)sparsity"):
         search(make(name, 0.999), make_net())
 
 

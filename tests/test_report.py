@@ -225,6 +225,17 @@ def structured() -> dict[str, Any]:
         "parameters": [11_173_962, 701_466],
         "macs": [555_422_720, 34_860_032],
         "logit_gap": 1e-6,
+        "latent": {
+            "dense": {
+                "white": {"accuracy": 0.512, "vulnerability": 0.0413},
+                "black": {"accuracy": 0.634, "vulnerability": 0.0387},
+            },
+            "cut": {
+                "white": {"accuracy": 0.498, "vulnerability": 0.0219},
+                "black": {"accuracy": 0.601, "vulnerability": 0.0198},
+            },
+            "left": {"unit_sparsity": 0.583, "memory": 0.0628, "macs": 0.0629},
+        },
         "dense": engine("dense", 0, 0, 1)["latency"] | {"p50_ms": 5.62, "throughput": 220.0},
     }
     return example() | {"structure": structure}
@@ -244,6 +255,8 @@ def test_what_removing_channels_made_of_the_network_is_on_every_surface() -> Non
         for part in words:
             assert part in text
     assert "<h2>Structure</h2>" in html
+    for part in ("51.2 %", "60.1 %", "0.0413", "0.0198", "58.3 %", "6.3 %"):
+        assert part in html
     assert "network.&lt;b&gt;.weight: 64 of 128 channels kept" in html
     for text in (render_html(example()), render_markdown(example()), shown(example())):
         assert "channels" not in text.lower().replace("channels-last", "")

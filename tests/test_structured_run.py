@@ -66,6 +66,15 @@ def test_the_report_shows_what_became_of_it(harp: dict[str, Path]) -> None:
     content = report(harp)
     structure = content["structure"]
     assert structure["dense"]["p50_ms"] > 0
+    latent = structure["latent"]
+    before, after = structure["parameters"]
+    assert latent["left"]["memory"] == pytest.approx(after / before)
+    channels = [sum(group[key] for group in structure["groups"]) for key in ("before", "after")]
+    assert latent["left"]["unit_sparsity"] == pytest.approx(1 - channels[1] / channels[0])
+    for network in ("dense", "cut"):
+        # Images crafted on the network itself break more of it than those of the other one.
+        assert latent[network]["white"]["accuracy"] <= latent[network]["black"]["accuracy"]
+        assert latent[network]["white"]["vulnerability"] > 0
     assert [engine["name"] for engine in content["engines"]] == ["fp32", "int8"]
     assert "75 % of channels removed" in content["title"]
     assert not any("zeros scattered" in note for note in content["notes"])

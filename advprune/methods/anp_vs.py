@@ -32,6 +32,11 @@ from advprune.types import Images, Logits, Masks
 from advprune.units import Counts
 from advprune.vulnerability import distance, latent_layers, watched
 
+# How far, in a_uc, the gates' rate could take one in the whole search: from open to shut is 9, the
+# cosine halves the way, and a gate that was misjudged must be able to come back.
+REACH = 40.0
+FASTEST = 0.2  # faster than this, gates shut before the loss has told which
+
 
 @register
 class AnpVs(StructuredMethod):
@@ -55,10 +60,12 @@ class AnpVs(StructuredMethod):
             "channel has one, not one for each pixel",
             "latent tensors are what those layers read, gated and pooled; the released code takes "
             "them before, and lets no gradient into the first",
-            "clean and adversarial images share gates and dropout: VS does not punish noise",
+            "clean and adversarial images share gates and dropout: VS does not punish noise; "
+            "the released search has dropout off before linear layers",
             "the sparsity can be asked for: the channels of the lowest E[pi] go, in widths that "
             "engines like; target_sparsity=False leaves it to the threshold",
-            "beta rises from zero over kl_warmup; learning rates follow the cosine of the search",
+            "beta rises from zero over kl_warmup; learning rates follow the cosine of the search, "
+            "and in a short one the gates' is higher, so that they can shut",
             "all gates start at a_uc = 2, where the paper's linear layers and LeNet start at -1",
             "the attack is the recipe's, on images that are really inside the ball",
         ),
@@ -92,8 +99,8 @@ class AnpVs(StructuredMethod):
         gt=0,
         description="Adam's learning rate of the weights, relative to the stage's",
     )
-    gate_lr: float = Field(
-        default=0.1, gt=0, description="the same of the gates; a short search needs more"
+    gate_lr: float | None = Field(
+        default=None, gt=0, description="the same of the gates; 0.1, or more in a short search"
     )
 
     @property
@@ -108,9 +115,12 @@ class AnpVs(StructuredMethod):
 
     def groups(self, net: nn.Module, optimisation: Optimisation) -> ParameterGroups:
         gates, weights = _parties(net)
+        hurry = min(FASTEST, REACH / max(1, optimisation.steps))
+        default = max(0.1 * optimisation.lr, hurry)
+        gate_lr = default if self.gate_lr is None else self.gate_lr * optimisation.lr
         return [
             {"params": weights, "lr": self.weight_lr * optimisation.lr},
-            {"params": gates, "lr": self.gate_lr * optimisation.lr, "weight_decay": 0.0},
+            {"params": gates, "lr": gate_lr, "weight_decay": 0.0},
         ]
 
     def optimiser(

@@ -75,8 +75,8 @@ class TwinRep(StructuredMethod):
             "the rest of the run trains the factors with m held; then they are multiplied out",
         ),
         departures=(
-            "u starts at the weights as they are and v positive, of the released size, since the "
-            "signs of both are one sign; A starts at the identity, as released at random",
+            "u starts at the weights as they are and has the sign, v at a draw as large as the "
+            "released one but positive; A starts at the identity, as released at random",
             "a removed channel is also gone from what reads it, so that it can be cut out; the "
             "released code zeroes its row of A, once, and nothing that follows",
             "channels that only go together go together, and those of hidden linear layers take "

@@ -68,7 +68,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             "total": sum(layer["total"] for layer in layers),
             "layers": layers,
         },
-        "structure": _structure(artifacts["finetune"], results["speed"]),
+        "structure": _structure(artifacts["finetune"], results),
         "engines": engines,
         "transfer": results["transfer"],
         "parity": results["parity"]["int8"],
@@ -86,13 +86,15 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     }
 
 
-def _structure(finetuned: Artifact, speed: Mapping[str, Any]) -> dict[str, Any] | None:
+def _structure(finetuned: Artifact, results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Widths before and after, and the dense network's speed; None where no channels went."""
     if STRUCTURE not in finetuned.manifest["files"]:
         return None
+    dense = results["speed"][DENSE]
     return {
         **json.loads(finetuned.file(STRUCTURE).read_text()),
-        "dense": {key: value for key, value in speed[DENSE].items() if key != "samples_ms"},
+        "dense": {key: value for key, value in dense.items() if key != "samples_ms"},
+        "latent": results["latent"],
     }
 
 

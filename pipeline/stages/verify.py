@@ -15,6 +15,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe import Verification as Hardness
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.export import engines_of
+from pipeline.stages.latent import compare
 from pipeline.stages.training import images_of, network_of
 
 # Source names of transfer attacks -> the stage whose network they are crafted on.
@@ -55,6 +56,7 @@ def stage(recipe: Recipe) -> Stage:
             "parity": verification.parity,
             "health": [vars(check) for check in verification.health],
             "speed": speed,
+            "latent": compare(context) if recipe.pruning_method().shrinks else None,
             "sizes": {name: sizes(file) for name, file in engines_of(folder).items()},
         }
         write_json(context.out / RESULTS, results)
@@ -71,7 +73,7 @@ def stage(recipe: Recipe) -> Stage:
         "threat": recipe.threat().to_dict(),
         "seed": recipe.seed,
     }
-    return Stage("verify", ("data", *TWINS.values(), "export"), config, run)
+    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=2)
 
 
 def attack(context: Context, hardness: Hardness, seed: int) -> Verification:

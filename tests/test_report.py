@@ -255,6 +255,8 @@ def test_what_removing_channels_made_of_the_network_is_on_every_surface() -> Non
         for part in words:
             assert part in text
     assert "<h2>Structure</h2>" in html
+    assert "99&nbsp;% of channels were to go" in html
+    assert "99&nbsp;% sparsity" in render_html(example())
     for part in ("51.2 %", "60.1 %", "0.0413", "0.0198", "58.3 %", "6.3 %"):
         assert part in html
     assert "network.&lt;b&gt;.weight: 64 of 128 channels kept" in html

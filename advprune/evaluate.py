@@ -82,10 +82,10 @@ def craft(
 
 
 def overstep(candidate: Images, x: Images, threat: Threat) -> float:
-    """The farthest that any pixel lies outside the ball or the box; infinite if one is NaN."""
-    ball = (candidate - x).abs() - threat.eps
-    box = torch.maximum(threat.low - candidate, candidate - threat.high)
-    farthest = torch.maximum(ball, box).amax().clamp_min(0.0)
+    """The farthest that any image lies outside the ball or the box; infinite if one is NaN."""
+    ball = (threat.length((candidate - x).double()) - threat.eps).amax()
+    box = torch.maximum(threat.low - candidate, candidate - threat.high).amax()
+    farthest = torch.maximum(ball, box.double()).clamp_min(0.0)
     return float(farthest.nan_to_num(nan=float("inf")))
 
 

@@ -18,5 +18,5 @@ def fgsm(
     *,
     loss: Loss = cross_entropy,
 ) -> Images:
-    """x + eps * sign(gradient of the loss), cut to the box (Goodfellow et al., section 4)."""
+    """x + eps * steepest(gradient of the loss), cut to the box (Goodfellow et al., section 4)."""
     return pgd(model, x, y, threat, rng, steps=1, step_size=threat.eps, loss=loss, start="none")

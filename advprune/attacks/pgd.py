@@ -1,5 +1,6 @@
 """Projected gradient descent, as training uses it: the last iterate counts."""
 
+import math
 from typing import Literal
 
 import torch
@@ -29,7 +30,10 @@ def pgd(
     loss: Loss = cross_entropy,
     start: Start = "uniform",
 ) -> Images:
-    """x <- project(x + step_size * sign(gradient of the loss)), `steps` times (Madry, section 2.1).
+    """x <- project(x + step_size * steepest(gradient of the loss)), `steps` times.
+
+    (Madry et al. 2018, section 2.1.) The steepest direction is the sign of the gradient in the
+    maximum norm, and the gradient at length one in the Euclidean norm.
 
     Args:
         x: float32 (N, C, H, W) inside the box of the threat; y: int64 (N,).
@@ -65,10 +69,19 @@ def check_steps(steps: int) -> None:
 def starting_point(x: Images, threat: Threat, rng: ImageRandom, start: Start) -> Images:
     """Where the attack begins: a point of the ball for each image, from its own stream."""
     if start == "uniform":
-        return threat.project(x + threat.eps * (2.0 * rng.uniform(*x.shape[1:]) - 1.0), x)
+        return threat.project(x + _within(threat, rng, x.shape[1:]), x)
     if start == "gaussian":
         return threat.project(x + 0.001 * rng.normal(*x.shape[1:]), x)
     return x.detach().clone()
+
+
+def _within(threat: Threat, rng: ImageRandom, shape: tuple[int, ...]) -> Tensor:
+    """Offsets that are uniform over the ball, float32 (N, C, H, W)."""
+    if threat.norm == "linf":
+        return threat.eps * (2.0 * rng.uniform(*shape) - 1.0)
+    # A normal draw has a uniform direction; in D dimensions a radius is uniform's D-th root.
+    radius = threat.eps * rng.uniform(1, 1, 1) ** (1.0 / math.prod(shape))
+    return radius * threat.steepest(rng.normal(*shape))
 
 
 def ascent(model: Classifier, x: Images, y: Labels, loss: Loss) -> tuple[Tensor, Logits]:
@@ -87,8 +100,10 @@ def ascent(model: Classifier, x: Images, y: Labels, loss: Loss) -> tuple[Tensor,
 
 
 def step(candidate: Images, gradient: Tensor, x: Images, threat: Threat, size: float) -> Images:
-    """One step along the sign of the gradient, back into the ball and the box."""
-    moved = candidate + size * gradient.sign()
+    """One step of this size in the steepest direction, back into the ball and the box."""
+    moved = candidate + size * threat.steepest(gradient)
+    if threat.norm == "l2":
+        return threat.project(moved, x)
     # Projecting the difference, not the image: what the common implementations do, bit for bit.
     offset = (moved - x).clamp(-threat.eps, threat.eps)
     return (x + offset).clamp(threat.low, threat.high)

@@ -36,3 +36,6 @@ def dlr(logits: Logits, labels: Labels) -> Tensor:
     top = logits.topk(3, dim=1).values
     # The constant is the authors': it keeps the ratio finite where three logits are equal.
     return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

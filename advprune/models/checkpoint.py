@@ -85,20 +85,29 @@ def load_into(net: nn.Module, path: Path) -> None:
         found = safetensors.torch.load(_read(path))
     except SafetensorError as error:
         raise BadData(f"{path}: not a safetensors file: {error}; write it again") from error
-    expected = net.state_dict()
-    differences = list(_differences(expected, found))
+    fill(net, found, path)
+
+
+def fill(net: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+    """Replace every parameter and buffer of `net` by those found in a file, or change nothing.
+
+    Raises:
+        BadData: some are NaN or infinite.
+        Incompatible: their names, shapes or dtypes are not those of `net`.
+    """
+    differences = list(_differences(net.state_dict(), found))
     if differences:
         named = "; ".join(differences[:_NAMED_IN_A_MESSAGE])
         raise Incompatible(
             f"{path}: weights of another network, {len(differences)} differences: {named}; "
-            "build the architecture that they were saved with"
+            "build the architecture that they were saved with, masks applied"
         )
     for name, value in found.items():
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise BadData(
                 f"{path}: {name} holds {bad} NaN or infinite values of {value.numel()}; "
-                "go back to an earlier checkpoint"
+                "use an earlier or another checkpoint"
             )
     net.load_state_dict(found)
 

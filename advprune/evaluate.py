@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advprune.attacks import Attack
+from advprune.attacks.nearest import Nearest, Search
 from advprune.attacks.pgd_worst import pgd_worst
 from advprune.data import Split, as_float
 from advprune.errors import Refused
@@ -79,6 +80,34 @@ def craft(
             )
         crafted.append(candidate)
     return torch.cat(crafted)
+
+
+def search(
+    model: Classifier,
+    split: Split,
+    threat: Threat,
+    seed: int,
+    nearest: Search,
+    batch_size: int = BATCH,
+) -> Nearest:
+    """The nearest adversarial images for a whole split; as `craft`, but outside the ball too.
+
+    Raises:
+        InvalidEvaluation: a distance is not that of its image, or an image left the box.
+    """
+    found = []
+    everywhere = threat.unbounded(tuple(split.images.shape[1:]))
+    for rows in torch.arange(len(split)).split(batch_size):
+        rows = rows.to(split.images.device)
+        x = as_float(split.images[rows])
+        end = nearest(model, x, split.labels[rows], threat, ImageRandom(seed, split.indices[rows]))
+        met = end.distance.isfinite()
+        if not overstep(end.images, x, everywhere) <= TOLERANCE or not torch.allclose(
+            threat.length(end.images - x)[met], end.distance[met], rtol=1e-4, atol=TOLERANCE
+        ):
+            raise InvalidEvaluation("attack: a search reports images that are not where it says")
+        found.append(end)
+    return Nearest(torch.cat([e.images for e in found]), torch.cat([e.distance for e in found]))
 
 
 def overstep(candidate: Images, x: Images, threat: Threat) -> float:

@@ -1,11 +1,12 @@
 """Which attacks an exported engine must withstand, and the images that they find.
 
-An engine has no gradient of its own, so there are four ways to it: through its float twin, through
-its twin's gradient at its own answers, through its ancestors, and by asking it alone.
+An engine has no gradient of its own, so there are four ways to it: through its differentiable twin,
+through its twin's gradient at the engine's own answers, through its ancestors, and by asking it
+alone.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,34 +16,20 @@ from typing import Literal
 import torch
 
 from advprune.attacks import Attack
+from advprune.attacks.apgd import apgd
+from advprune.attacks.apgd_t import apgd_t
+from advprune.attacks.fab_t import fab_t
 from advprune.attacks.losses import cross_entropy, margin
 from advprune.attacks.pgd_worst import pgd_worst
+from advprune.attacks.spec import parse
 from advprune.attacks.square import square
 from advprune.evaluate import craft
 from advprune.repro import derive
 from advprune.types import Classifier, Images, Threat
-from deploy.replay import Bpda, Engine, Targets, reachable
+from deploy.replay import Bpda, Targets, is_quantised, reachable
+from deploy.suites import Settings
 
-DIRECT = "finetuned"
-_SHORT = {cross_entropy: "ce", margin: "margin"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How hard to attack.
-
-    Args:
-        steps, restarts: of each white-box attack; transfers have one start.
-        queries: of Square, for each engine and image.
-        seed: of every random start and patch.
-        batch_size: images at a time; changes no result.
-    """
-
-    steps: int = 50
-    restarts: int = 2
-    queries: int = 1000
-    seed: int = 0
-    batch_size: int = 512
+Protocol = dict[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -57,48 +44,84 @@ class Planned:
     protocol: Mapping[str, str | int]
 
 
-def is_quantised(engine: Engine) -> bool:
-    """Whether the engine computes something else than its float twin."""
-    return engine.info.precision != "fp32"
+def direct_name(twin: str) -> str:
+    """The attack whose images stand for all that a gradient finds on a twin."""
+    return f"pgd-ce@{twin}"
 
 
-def transfer_name(twin: str) -> str:
-    """The attack that holds the cross-entropy PGD images of a twin."""
-    return f"pgd-ce@{twin}" if twin == DIRECT else f"transfer@{twin}"
+def transfer_name(targets: Targets, source: str) -> str:
+    """The attack whose images stand for what a network's gradient finds."""
+    return direct_name(source) if source in targets.twin_of.values() else f"transfer@{source}"
+
+
+def _white(settings: Settings, slack: float) -> dict[str, tuple[Callable[..., Images], Protocol]]:
+    """The white-box attacks that a suite may name.
+
+    An image leaves an attack on a twin only once it is wrong by more than the twin's and an
+    engine's margins differ: one that has barely crossed the twin's boundary may lie on the engine's
+    right side.
+    """
+    pgd = partial(pgd_worst, steps=settings.steps, restarts=settings.restarts, confidence=slack)
+    starts: Protocol = {"steps": settings.steps, "restarts": settings.restarts}
+    starts |= {"first_step": "2 eps", "until": "margin > 2 x clean logit gap"}
+    each: Protocol = {"steps": settings.apgd, "until": "margin > 2 x clean logit gap"}
+    return {
+        "pgd-ce": (partial(pgd, loss=cross_entropy), starts | {"loss": "ce"}),
+        "pgd-margin": (partial(pgd, loss=margin), starts | {"loss": "margin"}),
+        "apgd-ce": (
+            partial(apgd, steps=settings.apgd, confidence=slack),
+            each | {"loss": "ce"},
+        ),
+        "apgd-t": (
+            partial(apgd_t, steps=settings.apgd, confidence=slack),
+            each | {"loss": "dlr", "targets": 9},
+        ),
+        "fab-t": (partial(fab_t, steps=settings.apgd), {"steps": settings.apgd, "targets": 9}),
+    }
 
 
 def plan(targets: Targets, settings: Settings, slack: float) -> list[Planned]:
     """All attacks, white-box ones first.
 
     Args:
-        slack: by how much, in logits, the margins of the twin and an engine differ. An image leaves
-            an attack on the twin only once it is wrong by more: one that has barely crossed the
-            twin's boundary may lie on the engine's right side.
+        slack: by how much, in logits, the margins of a twin and its engine differ.
+
+    Raises:
+        Refused: an attack of the user's choice is not known.
     """
-    twin, threat = targets.twins[DIRECT], targets.threat
-    starts = {"steps": settings.steps, "restarts": settings.restarts, "first_step": "2 eps"}
-    white = partial(pgd_worst, steps=settings.steps, restarts=settings.restarts)
-    planned = []
-    for loss in (cross_entropy, margin):
-        name = f"pgd-{_SHORT[loss]}@{DIRECT}"
-        protocol = starts | {"loss": _SHORT[loss], "until": "margin > 2 x clean logit gap"}
-        attack = partial(white, loss=loss, confidence=slack)
-        planned.append(Planned(name, "twin", twin, threat, attack, protocol))
+    threat, planned = targets.threat, []
+    direct = dict.fromkeys(targets.twin_of.values())
+    known = _white(settings, slack)
+    for twin in direct:
+        for name in settings.white:
+            attack, protocol = known[name]
+            model = targets.twins[twin]
+            planned.append(Planned(f"{name}@{twin}", "twin", model, threat, attack, protocol))
+        for spec in settings.more:
+            model, attack = targets.twins[twin], parse(spec)
+            protocol = {"settings": spec}
+            planned.append(Planned(f"{spec}@{twin}", "twin", model, threat, attack, protocol))
     for name, engine in targets.engines.items():
         if is_quantised(engine):
-            model, limit = Bpda(twin, targets.models[name]), reachable(threat, engine)
-            protocol = starts | {"loss": "ce", "until": "broken"}
-            planned.append(Planned(f"bpda@{name}", "both", model, limit, white, protocol))
+            model = Bpda(targets.twins[targets.twin_of[name]], targets.models[name])
+            attack = partial(pgd_worst, steps=settings.steps, restarts=1)
+            protocol = {"steps": settings.steps, "restarts": 1, "first_step": "2 eps"}
+            protocol |= {"loss": "ce", "until": "broken"}
+            limit = reachable(threat, engine)
+            planned.append(Planned(f"bpda@{name}", "both", model, limit, attack, protocol))
     # How far an image must cross its source's boundary to fool another net is not known: go on.
-    through = partial(pgd_worst, steps=settings.steps, restarts=1, confidence=math.inf)
+    # By margin: where an ancestor is very sure, the gradient of cross-entropy vanishes.
+    through = partial(pgd_worst, steps=settings.steps, restarts=1, loss=margin, confidence=math.inf)
     for name, source in targets.twins.items():
-        if name != DIRECT:
-            protocol = starts | {"restarts": 1, "loss": "ce", "until": "the end"}
-            planned.append(Planned(transfer_name(name), "twin", source, threat, through, protocol))
+        if name not in direct:
+            protocol = {"steps": settings.steps, "restarts": 1, "first_step": "2 eps"}
+            protocol |= {"loss": "margin", "until": "the end"}
+            planned.append(Planned(f"transfer@{name}", "twin", source, threat, through, protocol))
     for name, engine in targets.engines.items():
         model, limit = targets.models[name], reachable(threat, engine)
-        attack = partial(square, queries=settings.queries)
-        protocol = {"queries": settings.queries}
+        schedule = settings.schedule or settings.queries
+        attack = partial(square, queries=settings.queries, schedule=schedule)
+        protocol = {"queries": settings.queries, "schedule": schedule}
         planned.append(Planned(f"square@{name}", "engine", model, limit, attack, protocol))
     return planned
 

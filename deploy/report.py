@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deploy.chart import security
 from deploy.errors import DeployError
 from deploy.outcome import code, percent
 from deploy.words import count, duration, flat, interval, number, radius, size
@@ -54,6 +55,8 @@ def render_html(report: dict[str, Any]) -> str:
         "ships": ships(report),
         "attacks": _attacks(report),
         "structure": report.get("structure"),
+        "security": _security(report),
+        "health": report.get("health"),
         "smaller": smaller(report),
         "widest": max((layer["kept"] / layer["total"] for layer in layers), default=0.0),
     }
@@ -138,6 +141,12 @@ def ships(report: dict[str, Any]) -> dict[str, Any]:
     """The engine that the headline is about: the int8 one, else the first."""
     engines = report["engines"]
     return next((engine for engine in engines if engine["precision"] == "int8"), engines[0])
+
+
+def _security(report: dict[str, Any]) -> dict[str, Any] | None:
+    """The drawing of the security curve; nothing where the report has none."""
+    curve = report.get("curve")
+    return curve and security(curve, ships(report)["name"], report["threat"]["eps"])
 
 
 def _checked(report: dict[str, Any]) -> None:

@@ -8,19 +8,25 @@ whether or not it fooled the model it was made on. An engine's verdict on an ima
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from advprune.attacks import fmn
+from advprune.attacks.nearest import Nearest, inside
 from advprune.data import Split
 from advprune.errors import Refused
-from advprune.evaluate import InvalidEvaluation, accuracy
+from advprune.evaluate import InvalidEvaluation, accuracy, search
+from advprune.repro import derive
 from advprune.types import Logits, Threat
-from deploy.candidates import DIRECT, Planned, Settings, find, plan, transfer_name
+from deploy.candidates import Planned, direct_name, find, plan, transfer_name
+from deploy.curves import along, distances, security_curve
 from deploy.health import Check, Evidence, check_health
 from deploy.replay import Engine, Targets, takes_bytes
+from deploy.suites import Settings
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,27 @@ class Verification:
     """What was found out about the engines. Plain values throughout.
 
     Attributes:
+        indices: the images, by their identities in the data set.
         protocols: by engine, what its verdicts depend on beside its file.
         verdicts: by engine and attack, also "clean" and "worst": right or not, image by image.
         transfer: "sources", "targets" and "accuracy", one row per source.
-        parity: by engine, its agreement with the twin.
+        curve: robust accuracy against eps, see `curves.security_curve`.
+        parity: by engine, its agreement with its twin.
         health: whether the evaluation itself can be believed.
     """
 
+    indices: list[int]
     protocols: dict[str, dict[str, Any]]
     verdicts: dict[str, dict[str, list[bool]]]
     transfer: dict[str, Any]
+    curve: dict[str, Any]
     parity: dict[str, dict[str, float]]
     health: list[Check]
+
+    @property
+    def invalid(self) -> list[Check]:
+        """The checks that forbid to believe the numbers."""
+        return [check for check in self.health if check.status == "INVALID"]
 
 
 def verify(
@@ -53,79 +68,116 @@ def verify(
     """Attack the engines and judge every image.
 
     Args:
-        twins: differentiable networks by stage; "finetuned" is the float twin of the engines, the
-            others are its ancestors.
+        twins: differentiable networks by name. `replay.twin_name(engine)` computes what that engine
+            computes; the others are ancestors in the order of their descent, and the last of them
+            stands for the engines that have no twin of their own.
         engines: exported models by name, distinct from those of the twins.
-        test: the images, on the device of the twins.
+        test: the images, on the device of the twins; the suite takes the first of them.
         data: digest of the data set, for the protocol.
 
     Raises:
-        Refused: no twin, no engine, or a name that stands for both.
-        InvalidEvaluation: an attack broke its own threat model, or logits are not finite.
+        Refused: no image, no twin, no engine, a name that stands for both, or an attack that is
+            not known.
+        InvalidEvaluation: an attack broke its own threat model, logits are not finite, or a twin
+            has no gradient.
     """
     settings = settings or Settings()
-    if DIRECT not in twins or not engines or set(twins) & set(engines):
+    if not twins or not engines or set(twins) & set(engines):
         raise Refused(
-            f"verify: needs a twin {DIRECT!r} and engines of other names, "
+            "verify: needs twins and engines of other names, "
             f"got twins {sorted(twins)} and engines {sorted(engines)}"
         )
-    targets = Targets(twins, engines, test, threat, settings.batch_size)
-    slack = 2.0 * max(_gap(targets.clean, name).max().item() for name in engines)
+    if not len(test) or settings.images < 1:
+        raise Refused(
+            f"verify: there is no image to attack ({len(test)} given, {settings.images} wanted); "
+            "an empty set proves nothing"
+        )
+    split = test.first(settings.images)
+    targets = Targets(twins, engines, split, threat, settings.batch_size)
+    slack = 2.0 * max(targets.gap(targets.clean, name).max().item() for name in engines)
     if not math.isfinite(slack):
         raise InvalidEvaluation("verify: an engine or its twin gives logits that are not finite")
     planned = plan(targets, settings, slack)
     candidates = find(targets, planned, settings)
+    nearest = _nearest(targets, settings)
+    candidates |= {
+        name: inside(targets.twins[twin], targets.x, split.labels, end, threat)
+        for name, (twin, end) in nearest.items()
+    }
     logits = {attack: targets.logits(images, threat) for attack, images in candidates.items()}
     survivors = {attack: targets.survivors(answers) for attack, answers in logits.items()}
-    adversarial = logits[f"pgd-ce@{DIRECT}"]
-    evidence = Evidence(candidates, survivors, adversarial, slack, settings.steps, settings.seed)
+    lines = {
+        name: {engine: along(targets, engine, end) for engine in engines}
+        for name, (_, end) in nearest.items()
+    }
+    for name, line in lines.items():
+        for engine, found in line.items():
+            survivors[name][engine] &= found > threat.eps
+    verdicts = {name: _verdicts(targets, survivors, name) for name in engines}
+    worst = {name: flags["worst"] for name, flags in verdicts.items()}
+    found = distances(targets, candidates, lines)
+    evidence = Evidence(candidates, logits, survivors, worst, slack, settings)
     return Verification(
-        protocols={
-            name: _protocol(targets, name, planned, settings.seed, data) for name in engines
+        indices=split.indices.tolist(),
+        protocols={name: _protocol(targets, name, planned, settings, data) for name in engines},
+        verdicts={
+            engine: {name: flags.tolist() for name, flags in by_attack.items()}
+            for engine, by_attack in verdicts.items()
         },
-        verdicts={name: _verdicts(targets, survivors, name) for name in engines},
         transfer=_transfer(targets, survivors),
-        parity={name: _parity(targets.clean, adversarial, name) for name in engines},
+        curve=security_curve(found, threat),
+        parity={name: _parity(targets, logits, name) for name in engines},
         health=check_health(targets, evidence),
     )
 
 
+def _nearest(targets: Targets, settings: Settings) -> dict[str, tuple[str, Nearest]]:
+    """The nearest adversarial images of each engine's twin, by the name of the attack."""
+    tuning = fmn.Tuning(steps=settings.fmn)
+    if targets.threat.norm == "linf":
+        # On hardened networks the sign finds images a fifth nearer than the gradient itself.
+        tuning = replace(tuning, direction="sign", step_size=targets.threat.eps)
+    searching = partial(fmn.nearest, tuning=tuning)
+    found = {}
+    for twin in dict.fromkeys(targets.twin_of.values()):
+        name = f"fmn@{twin}"
+        seed, net = derive(settings.seed, name), targets.twins[twin]
+        end = search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
+        found[name] = twin, end
+    return found
+
+
 def _verdicts(
     targets: Targets, survivors: Mapping[str, Mapping[str, Tensor]], engine: str
-) -> dict[str, list[bool]]:
+) -> dict[str, Tensor]:
     right = {"clean": targets.survivors(targets.clean)[engine]}
     right |= {attack: by_model[engine] for attack, by_model in survivors.items()}
     right["worst"] = torch.stack(list(right.values())).all(dim=0)
-    return {name: flags.tolist() for name, flags in right.items()}
+    return right
 
 
 def _transfer(targets: Targets, survivors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    rows = [survivors[transfer_name(targets, source)] for source in targets.twins]
     return {
         "sources": list(targets.twins),
         "targets": list(targets.models),
-        "accuracy": [
-            [accuracy(survivors[transfer_name(source)][target]) for target in targets.models]
-            for source in targets.twins
-        ],
+        "accuracy": [[accuracy(row[target]) for target in targets.models] for row in rows],
     }
 
 
-def _gap(logits: Mapping[str, Logits], engine: str) -> Tensor:
-    """Absolute differences of logits between an engine and the twin, (N, K)."""
-    return (logits[engine] - logits[DIRECT]).abs()
-
-
 def _parity(
-    clean: Mapping[str, Logits], adversarial: Mapping[str, Logits], engine: str
+    targets: Targets, logits: Mapping[str, Mapping[str, Logits]], engine: str
 ) -> dict[str, float]:
-    """Agreement of an engine with the twin, on images and on adversarial ones; gaps on both."""
+    """Agreement of an engine with its twin, on images and on adversarial ones; gaps on both."""
+    twin = targets.twin_of[engine]
+    adversarial = logits[direct_name(twin)]
 
-    def agreement(logits: Mapping[str, Logits]) -> float:
-        return accuracy(logits[engine].argmax(dim=1) == logits[DIRECT].argmax(dim=1))
+    def agreement(answers: Mapping[str, Logits]) -> float:
+        return accuracy(answers[engine].argmax(dim=1) == answers[twin].argmax(dim=1))
 
-    gaps = torch.cat([_gap(clean, engine), _gap(adversarial, engine)])
+    gaps = torch.cat([targets.gap(targets.clean, engine), targets.gap(adversarial, engine)])
     return {
-        "argmax_agreement_clean": agreement(clean),
+        "argmax_agreement_clean": agreement(targets.clean),
         "argmax_agreement_adversarial": agreement(adversarial),
         "max_logit_gap": gaps.max().item(),
         "mean_logit_gap": gaps.mean().item(),
@@ -133,17 +185,20 @@ def _parity(
 
 
 def _protocol(
-    targets: Targets, engine: str, planned: list[Planned], seed: int, data: str
+    targets: Targets, engine: str, planned: list[Planned], settings: Settings, data: str
 ) -> dict[str, Any]:
     """What must be equal for two verdicts on an image to be comparable."""
+    attacks = [{"name": one.name, **one.protocol} for one in planned]
+    twins = dict.fromkeys(targets.twin_of.values())
+    attacks += [{"name": f"fmn@{twin}", "steps": settings.fmn} for twin in twins]
     bytes_in = takes_bytes(targets.engines[engine])
     return {
         "data": data,
         "images": _sha256(targets.split.indices),
         "labels": _sha256(targets.split.labels),
         "threat": targets.threat.to_dict(),
-        "attacks": [{"name": one.name, **one.protocol} for one in planned],
-        "seed": seed,
+        "attacks": attacks,
+        "seed": settings.seed,
         "input": "uint8 NHWC" if bytes_in else "float32 NCHW [0,1]",
     }
 

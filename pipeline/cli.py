@@ -41,11 +41,53 @@ def plan(**values: Any) -> int:
 
 
 @app.command()
-def verify(run: Run = LATEST, as_json: Json = False) -> int:
-    """Attack the exported engines of a run anew and compare with what its report says."""
-    from pipeline.commands.results import verify
+def verify(
+    run: Run = LATEST,
+    suite: Annotated[
+        str | None, typer.Option(help="Attack as hard as quick, standard or release does.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Attack the exported engines of a run anew: as its report did, and compare; or by a suite."""
+    from pipeline.commands.verify import verify
 
-    return verify(run, as_json)
+    return verify(run, suite, as_json)
+
+
+@app.command()
+def attack(
+    target: Annotated[str, typer.Argument(help="FILE.onnx, a checkpoint, or package.mod:factory.")],
+    arch: Annotated[str | None, typer.Option(help="Network of a checkpoint.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, folder:PATH, ...: its tests.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where downloaded data sets are.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize and crop to this side.")] = None,
+    limit_test: Annotated[int | None, typer.Option(help="Use that many test images.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius of the attack, e.g. 8/255.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
+    suite: Annotated[str, typer.Option(help="quick, standard or release.")] = "standard",
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="This attack instead of a suite, e.g. apgd:steps=20; repeatable."),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="ours; or apb, for the Adversarial Pruning Benchmark's too.")
+    ] = "ours",
+    method: Annotated[str | None, typer.Option(help="What pruned it, for the benchmark.")] = None,
+    structured: Annotated[
+        bool, typer.Option("--structured", help="Filters or channels are gone, for the benchmark.")
+    ] = False,
+    trials: Annotated[int, typer.Option(help="Settings that ho_fmn tries.")] = 32,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    set: Annotated[list[str] | None, typer.Option(help="E.g. --set verify.steps=100.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the result here, as JSON.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Attack any model: an ONNX file, a checkpoint of ours or of torch, a factory."""
+    values = dict(locals())
+    from pipeline.commands.attack import attack as run_attack
+
+    return run_attack(values)
 
 
 @app.command()

@@ -42,6 +42,7 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("model", str, "A name of `advprune models`, or package.module:factory."),
     _recipe("objective", str, "natural, pgd, trades, mart or mad."),
     _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),
+    _recipe("norm", str, "Of the attack: linf (each pixel by itself) or l2."),
     _recipe("seed", int, "Seed of everything that is random."),
     _recipe("device", str, "auto, cpu, cuda or cuda:N."),
     _recipe("limit_train", int, "Use that many training images, all classes alike."),

@@ -5,17 +5,21 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
+from advprune.attacks.spec import parse
 from advprune.errors import Refused
 from advprune.method import PruningMethod, Sparsity, get
 from advprune.objectives import Objective, ObjectiveName
 from advprune.train import Schedule
-from advprune.types import Threat
+from advprune.types import Norm, Threat
+from deploy.suites import Settings, SuiteName, suite
 
 
-def check_eps(value: Any) -> float:
-    """The radius of the attack, 0 <= eps <= 1: a number, or text such as "0.15" or "8/255".
+def check_eps(value: Any, norm: Norm = "linf") -> float:
+    """The radius of the attack: a number, or text such as "0.15" or "8/255".
+
+    At most 1 in the maximum norm; of any length in the Euclidean one.
 
     Raises:
         ValueError: with the value that was probably meant.
@@ -25,13 +29,17 @@ def check_eps(value: Any) -> float:
         eps = float(above) / float(below if slash else 1)
     except (ValueError, ZeroDivisionError):
         eps = math.nan
-    if 0.0 <= eps <= 1.0:
+    if 0.0 <= eps <= 1.0 or (norm == "l2" and 0.0 <= eps < math.inf):
         return eps
     hint = f"; did you mean {eps:g}/255?" if 1.0 < eps <= 255.0 else ""
     raise ValueError(f"eps is the radius of the attack, 0 <= eps <= 1, as 0.15 or 8/255{hint}")
 
 
-Eps = Annotated[float, BeforeValidator(check_eps)]
+def _eps(value: Any, info: ValidationInfo) -> float:
+    return check_eps(value, info.data.get("norm", "linf"))
+
+
+Eps = Annotated[float, BeforeValidator(_eps)]
 
 
 class Section(BaseModel):
@@ -67,12 +75,25 @@ class Quantization(Section):
 
 
 class Verification(Section):
-    """How hard the exported engine is attacked."""
+    """How hard the exported engine is attacked: as a suite says, but for what is given here."""
 
     split: Literal["test", "train"] = "test"
-    steps: int = Field(default=50, ge=1)
-    restarts: int = Field(default=2, ge=1)
-    queries: int = Field(default=1000, ge=1)
+    suite: SuiteName = "standard"
+    images: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    restarts: int | None = Field(default=None, ge=1)
+    queries: int | None = Field(default=None, ge=1)
+    fmn: int | None = Field(default=None, ge=1)
+    apgd: int | None = Field(default=None, ge=1)
+    health: int | None = Field(default=None, ge=1)
+    attacks: tuple[str, ...] = ()
+
+    def settings(self, seed: int) -> Settings:
+        """Raises Refused naming an attack that is not known."""
+        for spec in self.attacks:
+            parse(spec)
+        given = self.model_dump(exclude={"split", "suite", "attacks"})
+        return suite(self.suite, more=self.attacks, seed=seed, **given)
 
 
 class Gate(Section):
@@ -97,6 +118,7 @@ class Recipe(Section):
     split_seed: int = Field(default=0, ge=0)
     model: str = "digits_resnet"
     objective: ObjectiveName = "pgd"
+    norm: Norm = "linf"  # before eps, which it bounds
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
     beta: float | None = Field(default=None, ge=0)
@@ -113,7 +135,7 @@ class Recipe(Section):
     gate: Gate = Gate()
 
     def threat(self) -> Threat:
-        return Threat(eps=self.eps)
+        return Threat(eps=self.eps, norm=self.norm)
 
     def robust_objective(self, stage: RobustTraining) -> Objective:
         """The objective of a stage: its own, else the recipe's."""

@@ -1,4 +1,6 @@
-"""Our attacks against those of torchattacks, and those against the textbook."""
+"""Our attacks against those of torchattacks and foolbox, and those against the textbook."""
+
+import warnings
 
 import pytest
 import torch
@@ -11,7 +13,18 @@ from advprune.attacks.fgsm import fgsm
 from advprune.attacks.pgd import pgd
 from advprune.attacks.square import square
 from advprune.frozen import frozen
-from advprune.types import Threat
+from advprune.types import Threat, per_image
+
+with warnings.catch_warnings():
+    # Its import uses a part of scipy that is deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from foolbox.attacks.base import Attack
+    from foolbox.attacks.fast_gradient_method import LinfFastGradientAttack
+    from foolbox.attacks.projected_gradient_descent import (
+        L2ProjectedGradientDescentAttack,
+        LinfProjectedGradientDescentAttack,
+    )
+    from foolbox.models.pytorch import PyTorchModel
 
 # A power of two: the reference averages the losses, ours are summed, and then the gradients differ
 # by an exact factor.
@@ -43,6 +56,39 @@ def test_pgd_is_bitwise_the_reference(eps: float, channels: int) -> None:
     assert torch.equal(ours, reference)
 
 
+def foolbox(attack: Attack, net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    model = PyTorchModel(net, bounds=(0, 1), device="cpu")
+    _, found, _ = attack(model, x, y, epsilons=eps)
+    return found
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.15, 0.3])
+def test_pgd_and_fgsm_are_bitwise_those_of_foolbox(eps: float) -> None:
+    net = conv_net().eval()
+    x, y = case()
+    ours = pgd(net, x, y, Threat(eps), random_for(x), steps=10, step_size=eps / 4, start="none")
+    reference = LinfProjectedGradientDescentAttack(
+        abs_stepsize=eps / 4, steps=10, random_start=False
+    )
+    assert torch.equal(ours, foolbox(reference, net, x, y, eps))
+    reference = LinfFastGradientAttack()
+    assert torch.equal(
+        fgsm(net, x, y, Threat(eps), random_for(x)), foolbox(reference, net, x, y, eps)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pgd_in_the_euclidean_norm_is_the_reference(channels: int) -> None:
+    net, threat = conv_net(channels=channels).eval(), Threat(0.5, norm="l2")
+    x, y = case(channels)
+    ours = pgd(net, x, y, threat, random_for(x), steps=10, step_size=0.1, start="none")
+    reference = torchattacks.PGDL2(net, eps=0.5, alpha=0.1, steps=10, random_start=False)(x, y)
+    assert (ours - reference).abs().max() <= 1e-6
+    other = L2ProjectedGradientDescentAttack(abs_stepsize=0.1, steps=10, random_start=False)
+    assert (ours - foolbox(other, net, x, y, 0.5)).abs().max() <= 1e-6
+    assert (threat.length(ours - x) > 0.45).any()
+
+
 def test_pgd_is_bitwise_the_reference_with_batch_norm() -> None:
     net = conv_net(norm=True).eval()
     x, y = case()
@@ -67,6 +113,16 @@ def test_pgd_from_a_random_start_is_the_reference_from_there(start) -> None:
     moved = begin.detach() + 0.02 * gradient.sign()
     expected = torch.minimum(torch.maximum(moved, x - 0.1), x + 0.1).clamp(0, 1)
     assert torch.allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_fgsm_in_the_euclidean_norm_is_one_step_of_full_length() -> None:
+    net, threat = conv_net().eval(), Threat(0.5, norm="l2")
+    x, y = case()
+    shown = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(net(shown), y, reduction="sum"), shown)
+    unit = gradient / per_image(gradient.flatten(1).norm(dim=1))
+    expected = (x + 0.5 * unit).clamp(0, 1)
+    assert torch.allclose(fgsm(net, x, y, threat, random_for(x)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.15, 0.3])

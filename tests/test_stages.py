@@ -49,6 +49,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "split_seed": (1, ("data",)),
     "model": ("resnet20", ("standard",)),
     "objective": ("trades", ROBUST),
+    "norm": ("l2", (*ROBUST, "verify")),
     "eps": (0.1, (*ROBUST, "verify")),
     "attack_steps": (3, ROBUST),
     "beta": (5.0, ()),  # not of PGD
@@ -61,6 +62,12 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "verify.steps": (3, ("verify",)),
     "verify.restarts": (3, ("verify",)),
     "verify.queries": (3, ("verify",)),
+    "verify.suite": ("quick", ("verify",)),
+    "verify.images": (3, ("verify",)),
+    "verify.fmn": (3, ("verify",)),
+    "verify.apgd": (3, ("verify",)),
+    "verify.health": (3, ("verify",)),
+    "verify.attacks": (("fgsm",), ("verify",)),
     "gate.margin": (0.02, ("gate",)),
     "gate.baseline": (None, ("gate",)),  # a file, see below
     **{f"{stage}.objective": ("trades", (stage,)) for stage in ROBUST},

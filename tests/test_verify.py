@@ -3,15 +3,14 @@
 import hashlib
 import json
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from attack_nets import digit_net, digits
-from numpy.typing import NDArray
+from engines import Coarse, Engine, Info, NotANumber
 from torch import Tensor, nn
 
 from advprune.attacks.losses import margin
@@ -19,77 +18,15 @@ from advprune.attacks.pgd_worst import pgd_worst
 from advprune.errors import Refused
 from advprune.evaluate import InvalidEvaluation, craft
 from advprune.types import Threat
-from deploy.candidates import Settings, find, plan
-from deploy.health import Evidence, check_health, grade
+from deploy.candidates import find, plan
 from deploy.replay import Bpda, Targets, classifier, deliverable, reachable
+from deploy.suites import Settings
 from deploy.verify import Verification, verify
 
-ORDER = ["OK", "SUSPECT", "INVALID"]
 THREAT = Threat(0.1)
 SPLIT = digits(60)
-FAST = Settings(steps=20, restarts=2, queries=60, seed=4)
-
-
-@dataclass(frozen=True)
-class Info:
-    input: str = "float32 NCHW"
-    precision: str = "fp32"
-
-
-class Engine:
-    """A network behind the interface of an exported one, and a record of what it was shown."""
-
-    def __init__(self, net: nn.Module, info: Info | None = None) -> None:
-        self.net, self.info = net, info or Info()
-        self.shown: list[NDArray[np.float32]] = []
-
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert images.dtype == np.float32
-        self.shown.append(images.copy())
-        with torch.no_grad():
-            return self.answer(self.net(torch.from_numpy(images))).numpy()
-
-    def answer(self, logits: Tensor) -> Tensor:
-        return logits
-
-
-class Constant(Engine):
-    def answer(self, logits: Tensor) -> Tensor:
-        return torch.zeros_like(logits)
-
-
-class Coarse(Engine):
-    """Logits on a grid so wide that margins are equal over whole regions."""
-
-    def answer(self, logits: Tensor) -> Tensor:
-        return (logits / 4).round() * 4
-
-
-class Noisy(Engine):
-    def __init__(self, net: nn.Module, noise: float) -> None:
-        super().__init__(net)
-        self.noise = noise
-        self.generator = torch.Generator().manual_seed(0)
-
-    def answer(self, logits: Tensor) -> Tensor:
-        return logits + self.noise * torch.randn(logits.shape, generator=self.generator)
-
-
-class NotANumber(Engine):
-    def answer(self, logits: Tensor) -> Tensor:
-        return logits * float("nan")
-
-
-class Rounding(nn.Module):
-    """Activations on a grid, and no gradient through it: robust only for who follows gradients."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * 8).round() / 8
-
-
-def masked_net() -> nn.Module:
-    net = deepcopy(digit_net())
-    return nn.Sequential(net[:3], Rounding(), net[3])
+FAST = Settings(steps=20, restarts=2, queries=60, fmn=20, health=20, seed=4)
+SLIGHT = Settings(steps=2, restarts=1, queries=5, fmn=2, health=5)
 
 
 def coarse_net() -> nn.Module:
@@ -104,31 +41,11 @@ def twins(net: nn.Module | None = None) -> dict[str, nn.Module]:
     return {"standard": digit_net(), "finetuned": net or digit_net(THREAT)}
 
 
-def statuses(verification: Verification, name: str) -> dict[str, str]:
-    """The worst status of each check, as far as it concerns this model."""
-    found: dict[str, str] = {}
-    for check in verification.health:
-        if check.what.startswith((name, "finetuned", "largest")):
-            found[check.id] = max(found.get(check.id, "OK"), check.status, key=ORDER.index)
-    return found
-
-
 @cache
 def sound() -> tuple[Verification, Engine, Engine]:
     fp32 = Engine(digit_net(THREAT))
     int8 = Engine(digit_net(THREAT), Info(precision="int8"))
     return verify(twins(), {"fp32": fp32, "int8": int8}, SPLIT, THREAT, "d", FAST), fp32, int8
-
-
-def test_a_sound_engine_is_found_healthy() -> None:
-    verification = sound()[0]
-    checks = {check.id for check in verification.health}
-    assert checks == {"H1", "H2", "H3", "H5", "H7", "H13", "H15", "H16", "H20"}
-    assert {check.status for check in verification.health} == {"OK"}
-    for engine in ("fp32", "int8"):
-        parity = verification.parity[engine]
-        assert parity["argmax_agreement_clean"] == parity["argmax_agreement_adversarial"] == 1.0
-        assert parity["max_logit_gap"] < 1e-4
 
 
 def test_verdicts_are_per_image_and_worst_is_the_and() -> None:
@@ -144,6 +61,7 @@ def test_verdicts_are_per_image_and_worst_is_the_and() -> None:
             "transfer@standard",
             "square@fp32",
             "square@int8",
+            "fmn@finetuned",
             "worst",
         ]
         assert verdicts["clean"] == clean
@@ -198,7 +116,7 @@ def test_neither_batches_nor_a_second_run_change_a_verdict() -> None:
     net = nn.Sequential(Double(), deepcopy(digit_net(THREAT)).double())
     runs = [
         verify(twins(net), {"fp32": Engine(net)}, SPLIT, THREAT, "d", settings)
-        for settings in (FAST, FAST, Settings(20, 2, 60, 4, batch_size=7))
+        for settings in (FAST, FAST, replace(FAST, batch_size=7))
     ]
     assert runs[0].verdicts == runs[1].verdicts == runs[2].verdicts
 
@@ -206,56 +124,6 @@ def test_neither_batches_nor_a_second_run_change_a_verdict() -> None:
 class Double(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.double()
-
-
-def test_an_engine_that_is_not_the_twin_is_invalid() -> None:
-    engine = Constant(digit_net(THREAT))
-    verification = verify(twins(), {"fp32": engine}, SPLIT, THREAT, "d", FAST)
-    found = statuses(verification, "fp32")
-    assert found["H20"] == "INVALID"
-    assert found["H13"] == "INVALID", "an attack without bounds must break anything that reacts"
-
-
-def test_coarse_logits_are_noticed_and_do_not_help_the_engine() -> None:
-    """Square alone would call this engine robust: it sees no progress on a plateau."""
-    exact = Engine(digit_net(THREAT), Info(precision="int8"))
-    coarse = Coarse(digit_net(THREAT), Info(precision="int8"))
-    engines = {"int8": exact, "coarse": coarse}
-    verification = verify(twins(), engines, SPLIT, THREAT, "d", FAST)
-    right = {name: sum(v["square@" + name]) for name, v in verification.verdicts.items()}
-    worst = {name: sum(v["worst"]) for name, v in verification.verdicts.items()}
-    assert right["coarse"] > worst["coarse"]
-    assert worst["coarse"] <= worst["int8"] + 3
-    assert verification.parity["coarse"]["max_logit_gap"] > 1.9
-    assert statuses(verification, "coarse")["H20"] != "OK"
-
-
-def test_a_masked_gradient_is_invalid_by_several_signs() -> None:
-    net = masked_net()
-    verification = verify(
-        {"standard": digit_net(), "finetuned": net},
-        {"fp32": Engine(net)},
-        SPLIT,
-        Threat(0.15),
-        "d",
-        Settings(steps=20, restarts=1, queries=200),
-    )
-    found = statuses(verification, "fp32")
-    assert found["H5"] == "INVALID"
-    assert found["H13"] == "INVALID"
-    assert found["H15"] == "INVALID"
-    assert found["H16"] == "INVALID"
-    verdicts = verification.verdicts["fp32"]
-    assert sum(verdicts["worst"]) < 0.5 * sum(verdicts["pgd-ce@finetuned"])
-
-
-def test_an_engine_that_changes_its_mind_is_invalid() -> None:
-    for noise, verdicts_change in ((0.01, False), (2.0, True)):
-        engine = Noisy(digit_net(THREAT), noise)
-        verification = verify(twins(), {"fp32": engine}, SPLIT, THREAT, "d", FAST)
-        found = statuses(verification, "fp32")
-        assert found["H3"] == "INVALID"
-        assert (found["H2"] == "INVALID") == verdicts_change
 
 
 def test_logits_that_are_not_finite_end_the_evaluation() -> None:
@@ -266,67 +134,6 @@ def test_logits_that_are_not_finite_end_the_evaluation() -> None:
 
 def make_targets() -> Targets:
     return Targets(twins(), {"fp32": Engine(digit_net(THREAT))}, SPLIT, THREAT, 512)
-
-
-def made_up(targets: Targets, **changes: Any) -> Evidence:
-    """Evidence in which 30 of 60 images withstand every attack, but for the changes."""
-    half = torch.arange(60) < 30
-    attacks = ("pgd-ce@finetuned", "pgd-margin@finetuned", "transfer@standard", "square@fp32")
-    evidence = Evidence(
-        candidates={attack: targets.x for attack in attacks},
-        survivors={attack: dict.fromkeys(targets.models, half) for attack in attacks},
-        adversarial=targets.clean,
-        slack=0.0,
-        steps=5,
-        seed=0,
-    )
-    return replace(evidence, **changes)
-
-
-def status(targets: Targets, evidence: Evidence, id: str) -> str:
-    found = [check.status for check in check_health(targets, evidence) if check.id == id]
-    return max(found, key=ORDER.index)
-
-
-@pytest.mark.parametrize(
-    ("id", "attack", "survivors", "expected"),
-    [
-        ("H15", "square@fp32", 27, "OK"),
-        ("H15", "square@fp32", 26, "INVALID"),
-        # A masked gradient attack is noticed beside a sound one, which decides.
-        ("H15", "pgd-ce@finetuned", 40, "SUSPECT"),
-        ("H15", "pgd-margin@finetuned", 40, "SUSPECT"),
-        ("H15", "pgd-margin@finetuned", 20, "OK"),
-        ("H16", "transfer@standard", 27, "OK"),
-        ("H16", "transfer@standard", 26, "INVALID"),
-        ("H16", "transfer@standard", 60, "OK"),
-    ],
-)
-def test_attacks_are_compared_pairwise(id: str, attack: str, survivors: int, expected: str) -> None:
-    targets = make_targets()
-    evidence = made_up(targets)
-    flags = dict.fromkeys(targets.models, torch.arange(60) < survivors)
-    changed = {**evidence.survivors, attack: flags}
-    assert status(targets, replace(evidence, survivors=changed), id) == expected
-
-
-def test_disagreement_counts_on_images_and_is_noted_on_adversarial_ones() -> None:
-    targets = make_targets()
-    turned = {**targets.clean, "fp32": targets.clean["fp32"].flip(1)}
-    assert status(targets, made_up(targets), "H20") == "OK"
-    assert status(targets, made_up(targets, adversarial=turned), "H20") == "SUSPECT"
-    evidence = made_up(targets)
-    targets.clean = turned
-    assert status(targets, evidence, "H20") == "INVALID"
-
-
-def test_a_candidate_outside_the_ball_is_invalid() -> None:
-    targets = make_targets()
-    for far, expected in ((0.1, "OK"), (0.11, "INVALID")):
-        moved = (targets.x + far).clamp(0, 1)
-        checks = check_health(targets, made_up(targets, candidates={"pgd-ce@finetuned": moved}))
-        assert checks[0].id == "H1"
-        assert checks[0].status == expected
 
 
 def test_a_candidate_never_heals_an_image_that_was_wrong() -> None:
@@ -372,7 +179,7 @@ def test_images_leave_only_once_the_engine_must_be_wrong_too() -> None:
 
 def test_a_byte_engine_sees_only_bytes_within_the_ball() -> None:
     engine = Engine(digit_net(THREAT), Info(input="uint8 NHWC"))
-    settings = Settings(steps=5, restarts=1, queries=30)
+    settings = replace(SLIGHT, steps=5, queries=30)
     verification = verify(twins(), {"fp32": engine}, SPLIT, THREAT, "d", settings)
     assert verification.protocols["fp32"]["input"] == "uint8 NHWC"
     for shown in engine.shown:
@@ -381,9 +188,9 @@ def test_a_byte_engine_sees_only_bytes_within_the_ball() -> None:
     x = (SPLIT.images / 255).numpy()
     offsets = [np.abs(shown - x).max() for shown in engine.shown if len(shown) == 60]
     within = [offset for offset in offsets if offset <= 25 / 255 + 1e-6]
-    # 0.1 is 25.5 levels; only the check that lifts the bound goes farther.
+    # 0.1 is 25.5 levels. Only the check that lifts the bound and the curve go farther.
     assert max(within) == pytest.approx(25 / 255)
-    assert len(offsets) - len(within) == 1
+    assert len(within) > len(offsets) / 2
 
 
 def test_grey_levels_are_cut_into_the_ball_never_out_of_it() -> None:
@@ -403,31 +210,14 @@ def test_grey_levels_are_cut_into_the_ball_never_out_of_it() -> None:
     assert reachable(THREAT, Engine(digit_net())) is THREAT
 
 
-@pytest.mark.parametrize(
-    ("count", "total", "expected"),
-    [
-        (-40, 360, "OK"),
-        (0, 360, "OK"),
-        (3, 60, "OK"),
-        (4, 10_000, "OK"),
-        (51, 10_000, "SUSPECT"),
-        (4, 360, "SUSPECT"),
-        (8, 360, "INVALID"),
-        (201, 10_000, "INVALID"),
-    ],
-)
-def test_up_to_three_images_are_chance(count: int, total: int, expected: str) -> None:
-    assert grade(count, total, suspect=0.005, invalid=0.02) == expected
-
-
 def test_verification_needs_a_twin_and_an_engine() -> None:
     engine = Engine(digit_net())
     for bad_twins, engines in (
-        ({"standard": digit_net()}, {"fp32": engine}),
+        ({}, {"fp32": engine}),
         (twins(), {}),
         (twins(), {"finetuned": engine}),
     ):
-        with pytest.raises(Refused, match="needs a twin 'finetuned' and engines of other names"):
+        with pytest.raises(Refused, match="needs twins and engines of other names"):
             verify(bad_twins, engines, SPLIT, THREAT, "d", FAST)
 
 
@@ -435,9 +225,8 @@ def test_the_twins_come_back_as_they_were() -> None:
     net = deepcopy(digit_net(THREAT)).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     state = torch.get_rng_state()
-    settings = Settings(steps=2, restarts=1, queries=5)
     engine = Engine(deepcopy(net), Info(precision="int8"))
-    verify(twins(net), {"int8": engine}, SPLIT, THREAT, "d", settings)
+    verify(twins(net), {"int8": engine}, SPLIT, THREAT, "d", SLIGHT)
     assert all(module.training for module in net.modules())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
@@ -448,8 +237,7 @@ def test_the_number_of_threads_comes_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        settings = Settings(steps=1, restarts=1, queries=1)
-        verify(twins(), {"fp32": Engine(digit_net())}, SPLIT, THREAT, "d", settings)
+        verify(twins(), {"fp32": Engine(digit_net())}, SPLIT, THREAT, "d", SLIGHT)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

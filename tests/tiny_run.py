@@ -32,9 +32,12 @@ _SETTINGS = {
     "adversarial.epochs": 2,
     "prune.epochs": 1,
     "finetune.epochs": 3,
-    "verify.steps": 2,
+    "verify.steps": 10,
     "verify.queries": 5,
     "verify.restarts": 1,
+    "verify.images": 120,
+    "verify.fmn": 5,
+    "verify.health": 20,
 }
 TINY = [word for key, value in _SETTINGS.items() for word in ("--set", f"{key}={value}")]
 

@@ -30,6 +30,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, rows: Tensor | slice) -> "Split":
+        """Some of the images: int64 positions, bool (N,) or a slice."""
+        return Split(self.images[rows], self.labels[rows], self.indices[rows])
+
+    def first(self, count: int) -> "Split":
+        """The first images, stratified by class; all where there are fewer."""
+        return self.subset(slice(count))
+
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device), self.indices.to(device))
 

@@ -1,4 +1,4 @@
-"""Commands on a finished run: `advprune verify`, `bench`, `gate`, `report`."""
+"""Commands on a finished run: `advprune bench`, `gate`, `report`."""
 
 import json
 import sys
@@ -19,40 +19,13 @@ from pipeline.devices import use_threads
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
 from pipeline.stages.gate import GATED, judge, read_baseline
-from pipeline.stages.verify import attack, time_engines, verdict_file
+from pipeline.stages.verify import time_engines, verdict_file
 from pipeline.store import open_run
 from pipeline.watch import Silent
 
 
-def verify(run: Path, as_json: bool) -> int:
-    """Exit 11 where an image has another verdict than the report's: it cannot be reproduced."""
-    context = _context(run)
-    verification = attack(context, context.recipe.verify, context.recipe.seed)
-    rows: list[dict[str, Any]] = []
-    for engine, verdicts in verification.verdicts.items():
-        recorded = read(context["verify"].file(verdict_file(engine))).flags
-        for name, flags in verdicts.items():
-            pairs = zip(flags, recorded[name], strict=True)
-            rows.append(
-                {
-                    "engine": engine,
-                    "attack": name,
-                    "accuracy": sum(flags) / len(flags),
-                    "changed": sum(now != then for now, then in pairs),
-                }
-            )
-    changed = sum(row["changed"] for row in rows)
-    if as_json:
-        _print_json({"rows": rows, "changed": changed})
-    else:
-        for row in rows:
-            _print(f" {row['engine']:<12} {row['attack']:<24} {100 * row['accuracy']:6.2f} %")
-        _print(f"{changed} verdicts differ from the report's")
-    return 11 if changed else 0
-
-
 def bench(run: Path, as_json: bool) -> int:
-    measured = time_engines(_context(run))
+    measured = time_engines(context_of(run))
     if as_json:
         _print_json(measured)
         return 0
@@ -111,7 +84,7 @@ def report(run: Path, as_json: bool) -> int:
     return 0
 
 
-def _context(run: Path) -> Context:
+def context_of(run: Path) -> Context:
     """What the verify stage of this run was given."""
     artifacts: Mapping[str, Artifact] = open_run(run)
     try:

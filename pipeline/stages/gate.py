@@ -9,7 +9,7 @@ from deploy.verdicts import Verdicts, read
 from pipeline.files import sha256
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
-from pipeline.stages.verify import RESULTS, verdict_file
+from pipeline.stages.verify import FINDINGS, verdict_file
 
 GATED = "int8"
 REFERENCE = "fp32"
@@ -66,7 +66,7 @@ def judge(verification: Artifact, baseline: Verdicts | None, margin: float) -> G
 
 def _health(verification: Artifact) -> Check:
     """An evaluation that cannot be believed leaves the verdict open, whatever it measured."""
-    health = json.loads(verification.file(RESULTS).read_text())["health"]
+    health = json.loads(verification.file(FINDINGS).read_text())["health"]
     invalid = [check for check in health if check["status"] == "INVALID"]
     if invalid:
         found = "; ".join(f"{check['id']} {check['what']}" for check in invalid)

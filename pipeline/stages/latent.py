@@ -13,18 +13,19 @@ from advprune.coupling import couple
 from advprune.evaluate import craft
 from advprune.repro import derive
 from advprune.vulnerability import exposure, footprint, latent_layers
+from deploy.suites import Settings
 from pipeline.stage import Context
 from pipeline.stages.training import images_of, network_of
 
 DENSE, CUT = "dense", "cut"
 
 
-def compare(context: Context) -> dict[str, Any]:
+def compare(context: Context, settings: Settings) -> dict[str, Any]:
     """Exposure of both networks, and what is left of the dense one; shares in [0, 1]."""
     images, recipe = images_of(context), context.recipe
     nets = {DENSE: network_of(context, "adversarial"), CUT: network_of(context, "finetune")}
-    split, threat = images.splits[recipe.verify.split], recipe.threat()
-    attack = partial(pgd_worst, steps=recipe.verify.steps, restarts=1)
+    split, threat = images.splits[recipe.verify.split].first(settings.images), recipe.threat()
+    attack = partial(pgd_worst, steps=settings.steps, restarts=1)
     crafted = {
         name: craft(net, split, threat, derive(recipe.seed, "latent", name), attack)
         for name, net in nets.items()

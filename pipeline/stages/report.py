@@ -12,7 +12,7 @@ from pipeline.files import write_bytes, write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
 from pipeline.stages.finetune import STRUCTURE
-from pipeline.stages.verify import DENSE, RESULTS, verdict_file
+from pipeline.stages.verify import DENSE, FINDINGS, MEASUREMENTS, verdict_file
 
 _NEEDS = (
     "data",
@@ -46,7 +46,11 @@ def stage(recipe: Recipe) -> Stage:
 
 def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """The report: every number measured on a file that ships, each with where it came from."""
-    results = json.loads(artifacts["verify"].file(RESULTS).read_text())
+    results = {
+        key: value
+        for file in (FINDINGS, MEASUREMENTS)
+        for key, value in json.loads(artifacts["verify"].file(file).read_text()).items()
+    }
     gate = json.loads(artifacts["gate"].file("gate.json").read_text())
     masks = load_masks(artifacts["prune"].file("masks.safetensors"))
     layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
@@ -75,7 +79,14 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
         "health": results["health"],
         "gate": gate,
         "threat": recipe.threat().to_dict(),
-        "images": artifacts["data"].metrics[recipe.verify.split],
+        "images": len(results["indices"]),
+        "curve": {
+            **results["curve"],
+            "engines": {
+                name: {key: value for key, value in curve.items() if key != "distances"}
+                for name, curve in results["curve"]["engines"].items()
+            },
+        },
         "notes": [
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),

@@ -1,18 +1,22 @@
 """Stage 7: the exported engines are attacked and timed; every later number comes from here."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from advprune.data import as_float
 from deploy.bench import interleaved, sizes
+from deploy.differentiable import differentiable
+from deploy.replay import is_quantised, twin_name
 from deploy.runtime import load
+from deploy.suites import Settings
 from deploy.verdicts import Verdicts, write
-from deploy.verify import Settings, Verification, verify
+from deploy.verify import Verification, verify
 from export.to_onnx import to_onnx
+from pipeline.devices import resolve_device
 from pipeline.files import write_json
 from pipeline.recipe import Recipe
-from pipeline.recipe import Verification as Hardness
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.export import engines_of
 from pipeline.stages.latent import compare
@@ -28,7 +32,8 @@ TWINS = {
 DENSE = "dense fp32"
 WARMUP_S = 0.3
 CALLS = 300
-RESULTS = "verification.json"
+FINDINGS = "verification.json"
+MEASUREMENTS = "measurements.json"
 
 
 def verdict_file(engine: str) -> str:
@@ -37,29 +42,16 @@ def verdict_file(engine: str) -> str:
 
 def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
-        verification = attack(context, context.recipe.verify, context.recipe.seed)
-        folder = context["export"].path
-        for name, file in engines_of(folder).items():
-            artefact = {
-                "file": file.name,
-                "sha256": context["export"].manifest["files"][file.name]["sha256"],
-                "precision": name,
-            }
-            correct = {k: v for k, v in verification.verdicts[name].items() if k != "worst"}
-            write(
-                context.out / verdict_file(name),
-                Verdicts(verification.protocols[name], artefact, correct),
-            )
+        verification = attack(context, settings)
+        record(context, verification, context.out)
         speed = time_engines(context)
-        results = {
-            "transfer": verification.transfer,
-            "parity": verification.parity,
-            "health": [vars(check) for check in verification.health],
+        folder = context["export"].path
+        measured = {
             "speed": speed,
-            "latent": compare(context) if recipe.pruning_method().shrinks else None,
+            "latent": compare(context, settings) if recipe.pruning_method().shrinks else None,
             "sizes": {name: sizes(file) for name, file in engines_of(folder).items()},
         }
-        write_json(context.out / RESULTS, results)
+        write_json(context.out / MEASUREMENTS, measured)
         shares = {
             f"{engine}_{name}": sum(flags) / len(flags)
             for engine, verdicts in verification.verdicts.items()
@@ -68,22 +60,48 @@ def stage(recipe: Recipe) -> Stage:
         }
         return {**shares, "int8_p50_ms": speed["int8"]["p50_ms"]}
 
+    settings = recipe.verify.settings(recipe.seed)
     config = {
-        "verify": recipe.verify.model_dump(),
+        "split": recipe.verify.split,
+        "settings": {key: v for key, v in asdict(settings).items() if key != "batch_size"},
         "threat": recipe.threat().to_dict(),
-        "seed": recipe.seed,
     }
-    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=2)
+    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=3)
 
 
-def attack(context: Context, hardness: Hardness, seed: int) -> Verification:
+def attack(context: Context, settings: Settings) -> Verification:
     """Attack every engine of the run, each file checked against its digest first."""
-    images = images_of(context)
+    images, folder = images_of(context), context["export"].check()
+    device = resolve_device(context.recipe.device)
     twins = {source: network_of(context, stage) for source, stage in TWINS.items()}
-    engines = {name: load(file) for name, file in engines_of(context["export"].check()).items()}
-    settings = Settings(hardness.steps, hardness.restarts, hardness.queries, seed)
+    engines = {name: load(file) for name, file in engines_of(folder).items()}
+    for name, file in engines_of(folder).items():
+        if is_quantised(engines[name]):
+            twins[twin_name(name)] = differentiable(file.read_bytes(), file.name).to(device)
     split = images.splits[context.recipe.verify.split]
     return verify(twins, engines, split, context.recipe.threat(), images.digest, settings)
+
+
+def record(context: Context, verification: Verification, folder: Path) -> None:
+    """Write the verdicts of every engine, and what was found beside them, into a folder."""
+    exported = context["export"]
+    for name, file in engines_of(exported.path).items():
+        artefact = {
+            "file": file.name,
+            "sha256": exported.manifest["files"][file.name]["sha256"],
+            "precision": name,
+        }
+        correct = {k: v for k, v in verification.verdicts[name].items() if k != "worst"}
+        verdicts = Verdicts(verification.protocols[name], artefact, correct)
+        write(folder / verdict_file(name), verdicts)
+    findings = {
+        "indices": verification.indices,
+        "transfer": verification.transfer,
+        "curve": verification.curve,
+        "parity": verification.parity,
+        "health": [vars(check) for check in verification.health],
+    }
+    write_json(folder / FINDINGS, findings)
 
 
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:

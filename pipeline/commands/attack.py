@@ -1,0 +1,143 @@
+"""`advprune attack`: how robust is any model, ours or not, exported or not?"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from advprune.data import ImageSet, load
+from advprune.errors import Refused
+from advprune.method import get
+from deploy.findings import show
+from deploy.health import Check
+from deploy.replay import Targets
+from deploy.suites import Settings, suite
+from deploy.verify import verify
+from deploy.words import interval
+from pipeline import apb
+from pipeline.devices import resolve_device, use_threads
+from pipeline.files import write_json
+from pipeline.listed import listed
+from pipeline.recipe import Recipe
+from pipeline.resolve import resolve
+from pipeline.target import Target, check_answers, open_target, sparsity
+
+INVALID = 11
+PROTOCOLS = ("ours", "apb")
+_OF_RECIPE = ("data", "data_dir", "image_size", "limit_test", "eps", "norm", "seed", "device")
+
+
+def attack(values: dict[str, Any]) -> int:
+    """Exit 0, or 11 where the evaluation cannot be believed."""
+    if values["protocol"] not in PROTOCOLS:
+        known = " or ".join(PROTOCOLS)
+        raise Refused(f"--protocol {values['protocol']!r} is not known; use {known}")
+    recipe, _ = resolve({key: values[key] for key in _OF_RECIPE}, settings=values["set"])
+    settings = _settings(values["suite"], recipe)
+    use_threads(recipe.threads)
+    device = resolve_device(recipe.device)
+    images = load(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        split_seed=recipe.split_seed,
+        limit_test=recipe.limit_test,
+        image_size=recipe.image_size,
+    ).to(device)
+    target = open_target(values["target"], values["arch"], images, device)
+    result: dict[str, Any] = {
+        "schema": 1,
+        "target": {"name": values["target"], "runtime": target.name, "sha256": target.digest},
+        "data": {"name": images.name, "digest": images.digest},
+        "threat": recipe.threat().to_dict(),
+    }
+    targets = _targets(target, images, settings, recipe)
+    check_answers(targets)
+    if values["attack"]:
+        result |= listed(values["attack"], targets, images.val, recipe.seed, values["trials"])
+    elif target.twins:
+        result |= _whole(target, images, settings, recipe)
+    else:
+        raise Refused(f"{target.no_twin} (add --attack square)")
+    if values["protocol"] == "apb":
+        result["apb"] = _apb(values, target, targets, images, recipe)
+    return _finish(values, result)
+
+
+def _settings(name: str, recipe: Recipe) -> Settings:
+    """The suite's, but for what --set says."""
+    given = recipe.verify.model_dump(exclude={"split", "suite", "attacks"})
+    return suite(name, more=recipe.verify.attacks, seed=recipe.seed, **given)
+
+
+def _targets(target: Target, images: ImageSet, settings: Settings, recipe: Recipe) -> Targets:
+    split, engines = images.test.first(settings.images), {target.name: target.engine}
+    return Targets(target.twins, engines, split, recipe.threat(), settings.batch_size)
+
+
+def _whole(target: Target, images: ImageSet, settings: Settings, recipe: Recipe) -> dict[str, Any]:
+    """Everything that `advprune verify` would do to an engine."""
+    engines, threat = {target.name: target.engine}, recipe.threat()
+    found = verify(target.twins, engines, images.test, threat, images.digest, settings)
+    return {
+        "indices": found.indices,
+        "verdicts": found.verdicts[target.name],
+        "curve": found.curve,
+        "health": [asdict(check) for check in found.health],
+        "protocol": found.protocols[target.name],
+    }
+
+
+def _apb(
+    values: dict[str, Any], target: Target, targets: Targets, images: ImageSet, recipe: Recipe
+) -> dict[str, Any]:
+    """The benchmark's numbers for the same model, and its words for it."""
+    if not target.twins:
+        raise Refused("--protocol apb: AutoAttack needs a gradient, and this graph gives none")
+    card = None if values["method"] is None else get(values["method"]).card
+    twin = targets.models[targets.twin_of[target.name]]
+    gone = sparsity(target)
+    return {
+        "model_key": apb.model_key(
+            target.arch, images.shape, images.classes, values["structured"], gone
+        ),
+        "sparsity": gone,
+        "taxonomy": None if card is None else apb.taxonomy(card),
+        **apb.evaluate(
+            twin, targets.models[target.name], images.test, recipe.seed, values["trials"]
+        ),
+    }
+
+
+def _finish(values: dict[str, Any], result: dict[str, Any]) -> int:
+    if values["out"] is not None:
+        write_json(values["out"], result)
+    health = [Check(**check) for check in result.get("health", ())]
+    if values["as_json"]:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        verdicts = {result["target"]["runtime"]: result["verdicts"]}
+        show(Console(), verdicts, result.get("curve"), health, result["threat"])
+        for line in [*result.get("notes", ()), *_apb_lines(result.get("apb"))]:
+            sys.stdout.write(line + "\n")
+    return INVALID if any(check.status == "INVALID" for check in health) else 0
+
+
+def _apb_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+
+    def words(measured: dict[str, float]) -> str:
+        return f"{100 * measured['value']:.2f} % {interval(measured)}"
+
+    lines = [
+        f"benchmark: {found['model_key']}, {100 * found['sparsity']:.2f} % of weights are zero",
+        f"  AutoAttack at eps {found['eps']}: {words(found['autoattack'])}, clean "
+        f"{words(found['clean'])}, {found['images']} images",
+    ]
+    fmn = found["ho_fmn"]
+    if fmn is None:
+        return [*lines, "  HO-FMN: the test set ends before the benchmark's images 2048-2175"]
+    words_of = f"{words(fmn['robust'])}, {fmn['images']} images, {fmn['trials']} trials"
+    return [*lines, f"  HO-FMN at eps 8/255: {words_of}"]

@@ -1,0 +1,84 @@
+"""`advprune verify`: attack the engines of a finished run anew, as hard as before or harder."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deploy.findings import show
+from deploy.suites import suite
+from deploy.verdicts import read
+from deploy.verify import Verification
+from pipeline.commands.results import context_of
+from pipeline.files import make_folder
+from pipeline.stage import Context
+from pipeline.stages.verify import attack, record, verdict_file
+
+INVALID = 11
+
+
+def verify(run: Path, suite_name: str | None, as_json: bool) -> int:
+    """Exit 11 where the evaluation is invalid, or where the run's own cannot be reproduced.
+
+    With a suite, what it finds is written into the folder `verify-SUITE` of the run.
+    """
+    context = context_of(run)
+    recipe = context.recipe
+    if suite_name is None:
+        settings, recorded = recipe.verify.settings(recipe.seed), context
+    else:
+        settings = suite(suite_name, more=recipe.verify.attacks, seed=recipe.seed)
+        recorded = None
+    found = attack(context, settings)
+    changes = {} if recorded is None else _changes(recorded, found)
+    if suite_name is not None:
+        folder = run / f"verify-{suite_name}"
+        make_folder(folder)
+        record(context, found, folder)
+    if as_json:
+        _print(json.dumps(_plain(found, changes)))
+    else:
+        show(Console(), found.verdicts, found.curve, found.health, recipe.threat().to_dict())
+        if recorded is not None:
+            _print(f"{sum(changes.values())} verdicts differ from the report's")
+        else:
+            _print(f"{run}/verify-{suite_name}")
+    return INVALID if found.invalid or any(changes.values()) else 0
+
+
+def _changes(recorded: Context, found: Verification) -> dict[str, int]:
+    """By engine, the verdicts that are not those of the report."""
+    changes = {}
+    for engine, verdicts in found.verdicts.items():
+        then = read(recorded["verify"].file(verdict_file(engine))).flags
+        changes[engine] = sum(
+            now != before
+            for name, flags in verdicts.items()
+            for now, before in zip(flags, then[name], strict=True)
+        )
+    return changes
+
+
+def _plain(found: Verification, changes: dict[str, int]) -> dict[str, Any]:
+    rows = [
+        {"engine": engine, "attack": name, "accuracy": sum(flags) / len(flags)}
+        for engine, verdicts in found.verdicts.items()
+        for name, flags in verdicts.items()
+    ]
+    health = [asdict(check) for check in found.health]
+    status = "INVALID" if found.invalid else "OK"
+    return {
+        "rows": rows,
+        "changed": sum(changes.values()),
+        "health": health,
+        "status": status,
+        "curve": found.curve,
+        "transfer": found.transfer,
+    }
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -103,7 +103,7 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-# Factories, as `advprune attack` takes them. Copies: what it is given, it may put into another mode.
+# Factories for `advprune attack`. Copies: it may put what it is given into another mode.
 
 
 def probabilities() -> nn.Module:

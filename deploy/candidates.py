@@ -6,6 +6,7 @@ alone.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Planned:
     """One attack: whom it asks, under which threat, and what the protocol says of it."""
 
     name: str
-    asks: Literal["twin", "engine", "both"]
+    asks: Literal["twin", "engine", "both"]  # "both" also where it may not share the process
     model: Classifier
     threat: Threat
     attack: Attack
@@ -92,15 +93,16 @@ def plan(targets: Targets, settings: Settings, slack: float) -> list[Planned]:
     threat, planned = targets.threat, []
     direct = dict.fromkeys(targets.twin_of.values())
     known = _white(settings, slack)
+    ships = list(targets.twin_of.values())[-1]
     for twin in direct:
-        for name in settings.white:
+        for name in (*settings.white, *(settings.thorough if twin == ships else ())):
             attack, protocol = known[name]
             model = targets.twins[twin]
             planned.append(Planned(f"{name}@{twin}", "twin", model, threat, attack, protocol))
         for spec in settings.more:
             model, attack = targets.twins[twin], parse(spec)
             protocol = {"settings": spec}
-            planned.append(Planned(f"{spec}@{twin}", "twin", model, threat, attack, protocol))
+            planned.append(Planned(f"{spec}@{twin}", "both", model, threat, attack, protocol))
     for name, engine in targets.engines.items():
         if is_quantised(engine):
             model = Bpda(targets.twins[targets.twin_of[name]], targets.models[name])
@@ -110,11 +112,13 @@ def plan(targets: Targets, settings: Settings, slack: float) -> list[Planned]:
             limit = reachable(threat, engine)
             planned.append(Planned(f"bpda@{name}", "both", model, limit, attack, protocol))
     # How far an image must cross its source's boundary to fool another net is not known: go on.
-    # By margin: where an ancestor is very sure, the gradient of cross-entropy vanishes.
-    through = partial(pgd_worst, steps=settings.steps, restarts=1, loss=margin, confidence=math.inf)
+    # By margin: where an ancestor is very sure, the gradient of cross-entropy vanishes. Of half
+    # the steps, since none of them leaves early.
+    halfway = max(settings.steps // 2, 1)
+    through = partial(pgd_worst, steps=halfway, restarts=1, loss=margin, confidence=math.inf)
     for name, source in targets.twins.items():
         if name not in direct:
-            protocol = {"steps": settings.steps, "restarts": 1, "first_step": "2 eps"}
+            protocol = {"steps": halfway, "restarts": 1, "first_step": "2 eps"}
             protocol |= {"loss": "margin", "until": "the end"}
             planned.append(Planned(f"transfer@{name}", "twin", source, threat, through, protocol))
     for name, engine in targets.engines.items():
@@ -137,21 +141,29 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
         seed = derive(settings.seed, one.name)
         return craft(one.model, targets.split, one.threat, seed, one.attack, settings.batch_size)
 
-    # Engines work in threads of their own while the twins are attacked. Neither need bear two
-    # callers at once, so whatever asks both comes first.
+    # Each network and each engine has a thread of its own; none need bear two callers at once. So
+    # whatever asks two of them comes first, and so do attacks that draw from global generators.
     found = {one.name: run(one) for one in planned if one.asks == "both"}
-    with ThreadPoolExecutor() as pool, _cores_left_for(len(targets.engines)):
-        asked = {one.name: pool.submit(run, one) for one in planned if one.asks == "engine"}
-        found |= {one.name: run(one) for one in planned if one.asks == "twin"}
-        found |= {name: future.result() for name, future in asked.items()}
+    groups: dict[str, list[Planned]] = {}
+    for one in planned:
+        if one.asks != "both":
+            groups.setdefault(one.name.rpartition("@")[2], []).append(one)
+
+    def run_all(group: list[Planned]) -> dict[str, Images]:
+        return {one.name: run(one) for one in group}
+
+    workers = min(len(groups), os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool, _threads_for(workers):
+        for part in pool.map(run_all, groups.values()):
+            found |= part
     return {one.name: found[one.name] for one in planned}
 
 
 @contextmanager
-def _cores_left_for(others: int) -> Iterator[None]:
+def _threads_for(workers: int) -> Iterator[None]:
     """Torch's threads wait for each other by spinning: sharing a core slows them tenfold."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - others))
+    torch.set_num_threads(max(1, threads // workers))
     try:
         yield
     finally:

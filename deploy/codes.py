@@ -19,24 +19,22 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
-        codes = (x / scale).round_().add_(zero)
-        cut = codes.clamp(low, high)
-        ctx.save_for_backward(cut == codes, scale)
-        return cut
+        ctx.save_for_backward(scale)
+        return (x / scale).round_().add_(zero).clamp_(low, high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        inside, scale = ctx.saved_tensors
-        return (gradients[0] * inside).div_(scale), None, None, None, None
+        (scale,) = ctx.saved_tensors
+        return gradients[0] / scale, None, None, None, None
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
     """clamp(round(x / scale) + zero), half to even, to the range of the zero point's type; float32.
 
-    The gradient is 1 / scale where nothing is cut, the first and the last code included, and 0
-    elsewhere: the straight-through estimator (Bengio et al. 2013). The true gradient of rounding
-    is 0, and makes any network that rounds look robust. Dividing is the standard's way: the
-    reciprocal gives other codes next to ties.
+    The gradient is 1 / scale, as if nothing were rounded or cut: the straight-through estimator
+    (Bengio et al. 2013). The true gradient of rounding is 0, and makes any network that rounds look
+    robust; that of cutting hides the way back from a code that has run into its end. Dividing is
+    the standard's way: the reciprocal gives other codes next to ties.
 
     Args:
         x: float32, any shape.
@@ -50,7 +48,8 @@ def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int 
     if zero.is_floating_point():
         raise Unsupported(f"codes of type {zero.dtype}")
     kind = torch.iinfo(zero.dtype)
-    parameters = along(scale, axis, x), along(zero, axis, x)
+    # As float32: arithmetic between types takes torch many times as long.
+    parameters = along(scale, axis, x), along(zero, axis, x).to(x.dtype)
     codes = _Quantize.apply(x, *parameters, kind.min, kind.max)
     assert isinstance(codes, Tensor)
     return codes
@@ -66,7 +65,7 @@ def dequantize(
 def centre(codes: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
     """codes - zero: what a code stands for, in units of its scale; float32."""
     values = codes.to(torch.float32)
-    return values if zero is None else values - along(zero, axis, codes)
+    return values if zero is None else values - along(zero, axis, codes).to(torch.float32)
 
 
 def along(values: Tensor, axis: int, x: Tensor) -> Tensor:

@@ -195,7 +195,8 @@ def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> T
 
 
 def _max(x: Tensor, other: Tensor) -> Tensor:
-    return torch.clamp(x, min=other)
+    # One number costs torch a third of the time that a tensor of one number does.
+    return torch.clamp(x, min=other.item()) if other.numel() == 1 else torch.maximum(x, other)
 
 
 def _min(x: Tensor, other: Tensor) -> Tensor:

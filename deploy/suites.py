@@ -22,9 +22,10 @@ class Settings:
         queries: of Square, for each engine and image.
         schedule: the number of queries that Square's patch sizes are laid out for; `queries` if
             None. AutoAttack lays its 5,000 out for 10,000.
-        white: attacks on the twin of each engine, by name (`candidates.WHITE`).
+        white: attacks on the twin of each engine, by name (see `candidates.plan`).
+        thorough: more of them, on the twin of the last engine alone: the one that ships.
         fmn: steps of the search for the nearest adversarial image, which the security curve needs.
-        apgd: steps of each target of APGD and FAB, in `white`.
+        apgd: steps of each target of APGD and FAB.
         more: attacks of the user's choice on the twin of each engine, as `attacks.spec` reads them.
         health: images, from the beginning, of the attacks that only check others.
         seed: of every random start and patch.
@@ -37,6 +38,7 @@ class Settings:
     queries: int = 1000
     schedule: int | None = None
     white: tuple[str, ...] = ("pgd-ce", "pgd-margin")
+    thorough: tuple[str, ...] = ()
     fmn: int = 50
     apgd: int = 100
     more: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ _SUITES = {
         images=10_000,
         queries=5000,
         schedule=10_000,
-        white=("pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "fab-t"),
+        thorough=("apgd-ce", "apgd-t", "fab-t"),
         fmn=200,
     ),
 }

@@ -13,7 +13,7 @@ from advprune.method import get
 from deploy.findings import show
 from deploy.health import Check
 from deploy.replay import Targets
-from deploy.suites import Settings, suite
+from deploy.suites import Settings
 from deploy.verify import verify
 from deploy.words import interval
 from pipeline import apb
@@ -35,7 +35,8 @@ def attack(values: dict[str, Any]) -> int:
         known = " or ".join(PROTOCOLS)
         raise Refused(f"--protocol {values['protocol']!r} is not known; use {known}")
     recipe, _ = resolve({key: values[key] for key in _OF_RECIPE}, settings=values["set"])
-    settings = _settings(values["suite"], recipe)
+    # A suite, but for what --set says.
+    settings = recipe.verify.model_copy(update={"suite": values["suite"]}).settings(recipe.seed)
     use_threads(recipe.threads)
     device = resolve_device(recipe.device)
     images = load(
@@ -63,12 +64,6 @@ def attack(values: dict[str, Any]) -> int:
     if values["protocol"] == "apb":
         result["apb"] = _apb(values, target, targets, images, recipe)
     return _finish(values, result)
-
-
-def _settings(name: str, recipe: Recipe) -> Settings:
-    """The suite's, but for what --set says."""
-    given = recipe.verify.model_dump(exclude={"split", "suite", "attacks"})
-    return suite(name, more=recipe.verify.attacks, seed=recipe.seed, **given)
 
 
 def _targets(target: Target, images: ImageSet, settings: Settings, recipe: Recipe) -> Targets:

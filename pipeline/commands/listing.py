@@ -10,10 +10,21 @@ from rich.table import Table
 from advprune import attacks as attack_registry
 from advprune import data as data_registry
 from advprune import models as model_registry
+from advprune.attacks import zoo
+from advprune.attacks.spec import settings
 
 
 def attacks(as_json: bool) -> int:
-    return _show("attacks", attack_registry.describe(), as_json)
+    rows = [
+        row | {"settings": ", ".join(settings(attack_registry.get(row["name"])))}
+        for row in attack_registry.describe()
+    ]
+    tuned = {"name": "ho_fmn", "paper": "Mura et al. 2024", "needs": "gradient"}
+    rows.append(tuned | {"settings": "in `advprune attack` alone, with --trials"})
+    for name in zoo.names():
+        row = {"name": f"torchattacks:{name}", "paper": "in torchattacks", "needs": "a network"}
+        rows.append(row | {"settings": ", ".join(zoo.settings(name))})
+    return _show("attacks", rows, as_json)
 
 
 def data(as_json: bool) -> int:
@@ -36,8 +47,9 @@ def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> int:
         sys.stdout.write(json.dumps(rows) + "\n")
         return 0
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
+    for position, column in enumerate(rows[0]):
+        # A name must be there to copy, whole.
+        table.add_column(column, overflow="fold", no_wrap=position == 0)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advprune.allocate import allocate
-from advprune.channels import ChannelGroup
+from advprune.channels import ChannelGroup, read
 from advprune.cost import Cost, of_macs, of_sizes
 from advprune.coupling import couple
 from advprune.errors import BadData
@@ -15,7 +15,7 @@ from advprune.masking import prunable_weights
 from advprune.masks import keep_best
 from advprune.types import Masks
 from advprune.units import Counts, Units, refuse_weight_rules
-from advprune.widths import choices, fit
+from advprune.widths import choices, fit, within
 
 Judged = Literal["filter", "channel"]
 
@@ -105,11 +105,7 @@ class ChannelUnits(Units):
         Raises:
             BadData: the masks are not those of whole channels.
         """
-        kept = {}
-        for group in self.groups:
-            slot = group.readers[0]
-            columns = masks[slot.weight].movedim(1, 0).flatten(1).any(dim=1)
-            kept[group.name] = columns[slot.index].any(dim=1)
+        kept = {group.name: read(group, masks) for group in self.groups}
         for name, mask in self.masks(kept).items():
             if not torch.equal(mask, masks[name]):
                 raise BadData(f"prune: {name} keeps parts of channels; a defect of the method")
@@ -128,7 +124,7 @@ class ChannelUnits(Units):
                 )
         spent, budget = self._spent(kept), self.cost.uniform(1.0 - sparsity)
         more = [self._spent(kept | {name: wider}) for name, wider in self._steps(kept)]
-        if spent > budget * (1 + 1e-9) or any(cost <= budget for cost in more):
+        if not within(spent, budget) or any(within(cost, budget) for cost in more):
             raise BadData(
                 f"prune: the widths cost {spent:.4f} of the network, sparsity {sparsity:g} asks "
                 f"for {budget:.4f}; this is a defect of the method"

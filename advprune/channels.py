@@ -52,6 +52,16 @@ class ChannelGroup:
         return (*self.makers, *self.readers, *self.norms)
 
 
+@torch.no_grad()
+def read(group: ChannelGroup, weights: Mapping[str, Tensor]) -> Tensor:
+    """bool (width,): whether anything that reads the channel is not zero; of weights or masks."""
+    alive = torch.zeros(group.width, dtype=torch.bool)
+    for slot in group.readers:
+        columns = weights[slot.weight].movedim(1, 0).flatten(1).any(dim=1).cpu()
+        alive |= columns[slot.index].any(dim=1)
+    return alive
+
+
 def kept_positions(
     groups: Iterable[ChannelGroup], kept: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
 ) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,6 +12,11 @@ def choices(width: int, least: int, multiple: int) -> list[int]:
     return sorted({w for w in range(multiple, width, multiple) if w >= least} | {width})
 
 
+def within(cost: float, budget: float) -> bool:
+    """Whether a cost stays within a budget, but for the last binary digits of both."""
+    return cost <= budget * (1.0 + _SLACK)
+
+
 def fit(
     wanted: Mapping[str, float],
     allowed: Mapping[str, Sequence[int]],
@@ -40,7 +45,7 @@ def fit(
         return (allowed[name][step] - wanted[name]) / allowed[name][-1]
 
     def fits(at: Mapping[str, int]) -> bool:
-        return cost(widths(at)) <= budget * (1.0 + _SLACK)
+        return within(cost(widths(at)), budget)
 
     while not fits(at):
         down = [name for name in at if at[name] > 0]

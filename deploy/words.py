@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -11,11 +12,8 @@ def interval(value: dict[str, float]) -> str:
 
 def size(count: float) -> str:
     """Bytes in decimal units: 226_000 -> "226 kB"."""
-    units = iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while count >= 999.5 and unit != "GB":
-        count, unit = count / 1000, next(units)
-    return f"{number(count)} {unit}"
+    scaled, unit = _scaled(count, ("B", "kB", "MB", "GB"))
+    return f"{number(scaled)} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -36,11 +34,16 @@ def number(value: float) -> str:
 
 def count(value: float) -> str:
     """A large number to three digits: 555_422_720 -> "555 M"."""
-    units = iter(("", " k", " M", " G"))
-    unit = next(units)
-    while value >= 999.5 and unit != " G":
-        value, unit = value / 1000, next(units)
-    return f"{value:.3g}{unit}"
+    scaled, unit = _scaled(value, ("", " k", " M", " G"))
+    return f"{scaled:.3g}{unit}"
+
+
+def _scaled(value: float, units: Sequence[str]) -> tuple[float, str]:
+    """A value below a thousand in the smallest of the units that allows it, or in the largest."""
+    steps = 0
+    while value >= 999.5 and steps < len(units) - 1:
+        value, steps = value / 1000, steps + 1
+    return value, units[steps]
 
 
 def radius(eps: float) -> str:

@@ -7,10 +7,9 @@ it, so that the smaller network computes the same function. Zeros scattered in w
 import copy
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from advprune.channels import ChannelGroup, remove
+from advprune.channels import read, remove
 from advprune.coupling import couple
 from advprune.errors import BadData, Incompatible
 from advprune.evaluate import predict
@@ -51,7 +50,8 @@ def compact(net: nn.Module, shape: tuple[int, int, int]) -> Compact:
         BadData: a layer would be left without channels.
     """
     groups = couple(net, shape)
-    living = {group.name: _living(net, group) for group in groups}
+    weights = {name: layer.weight for name, layer in prunable(net).items()}
+    living = {group.name: read(group, weights) for group in groups}
     for name, alive in living.items():
         if not alive.any():
             raise BadData(
@@ -89,14 +89,3 @@ def check_same(masked: nn.Module, small: nn.Module, images: Tensor) -> float:
             "report this model"
         )
     return gap
-
-
-@torch.no_grad()
-def _living(net: nn.Module, group: ChannelGroup) -> Tensor:
-    """bool (width,): whether any weight that reads the channel is not zero."""
-    layers = prunable(net)
-    alive = torch.zeros(group.width, dtype=torch.bool)
-    for slot in group.readers:
-        columns = layers[slot.weight].weight.movedim(1, 0).flatten(1).any(dim=1).cpu()
-        alive |= columns[slot.index].any(dim=1)
-    return alive

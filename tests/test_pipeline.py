@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 from tiny_run import STAGES, TINY, Result, advprune, refusal
 
 from advprune.masks import load_masks
+from deploy import suites
 from deploy.bundle import check_bundle
 from deploy.verdicts import read, write
 
@@ -281,6 +282,49 @@ def test_verify_tells_verdicts_that_cannot_be_reproduced(
     shown = advprune("verify", tiny.run)
     assert shown.code == 11
     assert f"{len(verdicts['int8']['clean'])} verdicts differ from the report's" in shown.out
+
+
+def test_verify_ends_with_11_where_the_evaluation_is_invalid(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.health import Check
+    from pipeline.commands import verify
+
+    check = Check("H5", "int8-twin: share of images with a zero input gradient", 1.0, "INVALID")
+
+    class Masked:
+        def __init__(self, *unused: Any) -> None:
+            self.verdicts = {e: dict(read(tiny.verdicts(e)).flags) for e in ("fp32", "int8")}
+            self.curve, self.health, self.invalid = None, [check], [check]
+
+    monkeypatch.setattr(verify, "attack", Masked)
+    shown = advprune("verify", tiny.run)
+    assert shown.code == 11
+    assert "INVALID H5 int8-twin: share of images with a zero input gradient" in shown.out
+    assert "0 verdicts differ" in shown.out
+
+
+def test_a_suite_is_written_beside_the_run(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slight = replace(suites.suite("quick"), images=60, steps=5, queries=5, fmn=2, health=10)
+    monkeypatch.setitem(suites._SUITES, "quick", slight)
+    copy = shutil.copytree(tiny.runs, tmp_path / "runs", symlinks=True)
+    run = copy / tiny.run.name
+    result = advprune("verify", run, "--suite", "quick", "--json")
+    assert result.code in (0, 11)
+    folder = run / "verify-quick"
+    for engine in ("fp32", "int8"):
+        verdicts = read(folder / f"verdicts.{engine}.json")
+        assert verdicts.count == 60
+        recorded = read(run / "07_verify" / f"verdicts.{engine}.json")
+        assert verdicts.artefact == recorded.artefact
+        assert verdicts.protocol["images"] != recorded.protocol["images"]
+    found = json.loads((folder / "verification.json").read_text())
+    assert len(found["indices"]) == 60
+    assert found["health"] == result.json["health"]
+    assert {"curve", "transfer", "parity"} <= found.keys()
+    assert "'slow' is not known" in refusal(advprune("verify", run, "--suite", "slow"), 2)
 
 
 def test_bench_times_every_engine(tiny: Tiny) -> None:

@@ -71,6 +71,31 @@ def test_verdicts_are_per_image_and_worst_is_the_and() -> None:
         assert all(type(flag) is bool for flags in verdicts.values() for flag in flags)
 
 
+def test_attacks_of_ones_choice_join_the_suite() -> None:
+    more = ("fgsm", "torchattacks:PGD:steps=2")
+    settings = replace(SLIGHT, more=more)
+    state = torch.get_rng_state()
+    runs = [
+        verify(twins(), {"fp32": Engine(digit_net(THREAT))}, SPLIT, THREAT, "d", settings)
+        for _ in range(2)
+    ]
+    assert runs[0].verdicts == runs[1].verdicts
+    assert torch.equal(torch.get_rng_state(), state)
+    names = [f"{spec}@finetuned" for spec in more]
+    assert set(names) < set(runs[0].verdicts["fp32"])
+    protocol = {attack["name"]: attack for attack in runs[0].protocols["fp32"]["attacks"]}
+    assert [protocol[name]["settings"] for name in names] == list(more)
+    with pytest.raises(Refused, match="did you mean 'fgsm'"):
+        verify(
+            twins(),
+            {"fp32": Engine(digit_net())},
+            SPLIT,
+            THREAT,
+            "d",
+            replace(SLIGHT, more=("fgms",)),
+        )
+
+
 def test_every_candidate_is_shown_to_every_engine() -> None:
     _, fp32, int8 = sound()
     whole = [{batch.tobytes() for batch in e.shown if len(batch) == 60} for e in (fp32, int8)]

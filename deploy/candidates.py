@@ -6,15 +6,11 @@ alone.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
-
-import torch
 
 from advprune.attacks import Attack
 from advprune.attacks.apgd import apgd
@@ -27,6 +23,7 @@ from advprune.attacks.square import square
 from advprune.evaluate import craft
 from advprune.repro import derive
 from advprune.types import Classifier, Images, Threat
+from deploy.parallel import each
 from deploy.replay import Bpda, Targets, is_quantised, reachable
 from deploy.suites import Settings
 
@@ -138,33 +135,14 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
     """
 
     def run(one: Planned) -> Images:
+        # A network of its own for each thread: attacks put what they ask into another mode.
+        model = deepcopy(one.model) if one.asks == "twin" else one.model
         seed = derive(settings.seed, one.name)
-        return craft(one.model, targets.split, one.threat, seed, one.attack, settings.batch_size)
+        return craft(model, targets.split, one.threat, seed, one.attack, settings.batch_size)
 
-    # Each network and each engine has a thread of its own; none need bear two callers at once. So
-    # whatever asks two of them comes first, and so do attacks that draw from global generators.
+    # What asks two at once comes first and alone, and so do attacks that draw from global
+    # generators. Then the engines and the longest attacks, so that none is waited for at the end.
     found = {one.name: run(one) for one in planned if one.asks == "both"}
-    groups: dict[str, list[Planned]] = {}
-    for one in planned:
-        if one.asks != "both":
-            groups.setdefault(one.name.rpartition("@")[2], []).append(one)
-
-    def run_all(group: list[Planned]) -> dict[str, Images]:
-        return {one.name: run(one) for one in group}
-
-    workers = min(len(groups), os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, _threads_for(workers):
-        for part in pool.map(run_all, groups.values()):
-            found |= part
+    apart = [one for one in reversed(planned) if one.asks != "both"]
+    found |= zip((one.name for one in apart), each(run, apart), strict=True)
     return {one.name: found[one.name] for one in planned}
-
-
-@contextmanager
-def _threads_for(workers: int) -> Iterator[None]:
-    """Torch's threads wait for each other by spinning: sharing a core slows them tenfold."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

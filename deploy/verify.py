@@ -8,6 +8,7 @@ whether or not it fooled the model it was made on. An engine's verdict on an ima
 import hashlib
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from advprune.types import Logits, Threat
 from deploy.candidates import Planned, direct_name, find, plan, transfer_name
 from deploy.curves import along, distances, security_curve
 from deploy.health import Check, Evidence, check_health
+from deploy.parallel import each
 from deploy.replay import Engine, Targets, takes_bytes
 from deploy.suites import Settings
 
@@ -138,13 +140,14 @@ def _nearest(targets: Targets, settings: Settings) -> dict[str, tuple[str, Neare
         # On hardened networks the sign finds images a fifth nearer than the gradient itself.
         tuning = replace(tuning, direction="sign", step_size=targets.threat.eps)
     searching = partial(fmn.nearest, tuning=tuning)
-    found = {}
-    for twin in dict.fromkeys(targets.twin_of.values()):
-        name = f"fmn@{twin}"
-        seed, net = derive(settings.seed, name), targets.twins[twin]
-        end = search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
-        found[name] = twin, end
-    return found
+    names = {f"fmn@{twin}": twin for twin in targets.twin_of.values()}
+
+    def run(name: str) -> Nearest:
+        net, seed = deepcopy(targets.twins[names[name]]), derive(settings.seed, name)
+        return search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
+
+    found = each(run, list(names))
+    return {name: (names[name], end) for name, end in zip(names, found, strict=True)}
 
 
 def _verdicts(

@@ -21,7 +21,7 @@ from deploy.outcome import code, percent
 from deploy.words import count, duration, flat, interval, number, radius, size
 
 _PARTS = ("title", "verdict", "command", "recipe", "environment", "stages", "sparsity", "engines")
-_PARTS += ("transfer", "parity", "threat", "images", "notes")
+_PARTS += ("transfer", "curve", "parity", "health", "threat", "images", "notes")
 _COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
@@ -55,8 +55,7 @@ def render_html(report: dict[str, Any]) -> str:
         "ships": ships(report),
         "attacks": _attacks(report),
         "structure": report.get("structure"),
-        "security": _security(report),
-        "health": report.get("health"),
+        "security": security(report["curve"], ships(report)["name"], report["threat"]["eps"]),
         "smaller": smaller(report),
         "widest": max((layer["kept"] / layer["total"] for layer in layers), default=0.0),
     }
@@ -141,12 +140,6 @@ def ships(report: dict[str, Any]) -> dict[str, Any]:
     """The engine that the headline is about: the int8 one, else the first."""
     engines = report["engines"]
     return next((engine for engine in engines if engine["precision"] == "int8"), engines[0])
-
-
-def _security(report: dict[str, Any]) -> dict[str, Any] | None:
-    """The drawing of the security curve; nothing where the report has none."""
-    curve = report.get("curve")
-    return curve and security(curve, ships(report)["name"], report["threat"]["eps"])
 
 
 def _checked(report: dict[str, Any]) -> None:

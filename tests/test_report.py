@@ -45,6 +45,18 @@ def engine(name: str, clean: float, worst: float, size: int) -> dict[str, Any]:
     }
 
 
+def curve() -> dict[str, Any]:
+    """Falls from 98 % to nothing at twice the eps."""
+    grid = [0.03 * step for step in range(11)]
+    shares = [0.98 * (1 - step / 10) for step in range(11)]
+    line = {
+        "accuracy": shares,
+        "low": [max(share - 0.07, 0.0) for share in shares],
+        "high": [min(share + 0.07, 1.0) for share in shares],
+    }
+    return {"norm": "linf", "eps": grid, "engines": {"fp32": line, "int8": line}}
+
+
 def example() -> dict[str, Any]:
     names = ["conv1", *(f"layer{i}.{j}.conv{k}" for i in (1, 2, 3) for j in (0, 1) for k in (1, 2))]
     layers = [
@@ -102,6 +114,11 @@ def example() -> dict[str, Any]:
             "mean_logit_gap": 0.0152,
         },
         "threat": {"norm": "linf", "eps": 0.15, "low": 0.0, "high": 1.0},
+        "curve": curve(),
+        "health": [
+            {"id": "H1", "what": "largest excess over the ball", "value": 0.0, "status": "OK"},
+            {"id": "H15", "what": "int8: below Square", "value": 0.0123, "status": "SUSPECT"},
+        ],
         "images": 360,
         "notes": ["Toy data: 8×8 digits say whether the pipeline works, not how good a method is."],
     }
@@ -183,7 +200,7 @@ def test_names_cannot_become_markup() -> None:
             keep = {"schema", "title", *example(), *engine("x", 0, 0, 1), *example()["sparsity"]}
             keep |= {*share(0), *engine("x", 0, 0, 1)["latency"], *example()["verdict"], "status"}
             keep |= {*example()["transfer"], *example()["parity"], "seconds", "metrics", "kept"}
-            keep |= {"norm", "eps", "low", "high"}
+            keep |= {"norm", "eps", "low", "high", "id", "what", "value"}
             return {k if k in keep else k + hostile: poison(v) for k, v in value.items()}
         if isinstance(value, list):
             return [poison(item) for item in value]
@@ -265,13 +282,26 @@ def test_what_removing_channels_made_of_the_network_is_on_every_surface() -> Non
     assert smaller(example()) == []
 
 
+def test_the_curve_and_the_checks_are_on_the_page() -> None:
+    page = render_html(example())
+    assert "robust accuracy of int8 against eps: 98 % at 0" in page
+    assert page.count("<polyline") == 2
+    points = re.findall(r'<polyline class="line" points="([^"]+)"', page)[0].split()
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights == sorted(heights), "accuracy falls, and the page counts from above"
+    mark = re.search(r'class="here" x1="([\d.]+)"', page)
+    assert mark and float(mark[1]) == pytest.approx(float(points[5].split(",")[0]), abs=0.1)
+    assert re.search(r'class="status SUSPECT">SUSPECT', page)
+    assert "int8: below Square" in page
+
+
 def test_every_drawing_is_described() -> None:
     report = example()
     page = Page(render_html(report))
     labels = [x["aria-label"] for tag, x in page.tags if tag == "svg"]
     assert all(labels)
     scores = len(report["engines"]) * (len(ATTACKS) + 2)
-    assert len(labels) == scores + len(report["sparsity"]["layers"])
+    assert len(labels) == scores + 1 + len(report["sparsity"]["layers"])
     assert "int8, clean: 97.7 %, 95 % interval [94.3–100.0]" in labels
 
 

@@ -3,6 +3,7 @@
 Averages come last. What is kept per image can be joined by AND over attacks and compared in pairs.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -68,11 +69,8 @@ def craft(
         InvalidEvaluation: the attack left the ball or the box by more than 1e-6.
     """
     crafted = []
-    for rows in torch.arange(len(split)).split(batch_size):
-        rows = rows.to(split.images.device)
-        x = as_float(split.images[rows])
-        rng = ImageRandom(seed, split.indices[rows])
-        candidate = attack(model, x, split.labels[rows], threat, rng)
+    for x, y, rng in _batches(split, seed, batch_size):
+        candidate = attack(model, x, y, threat, rng)
         if not (excess := overstep(candidate, x, threat)) <= TOLERANCE:
             raise InvalidEvaluation(
                 f"attack: an image lies {excess:g} outside the ball of {threat.eps:g} or the box "
@@ -97,10 +95,8 @@ def search(
     """
     found = []
     everywhere = threat.unbounded(tuple(split.images.shape[1:]))
-    for rows in torch.arange(len(split)).split(batch_size):
-        rows = rows.to(split.images.device)
-        x = as_float(split.images[rows])
-        end = nearest(model, x, split.labels[rows], threat, ImageRandom(seed, split.indices[rows]))
+    for x, y, rng in _batches(split, seed, batch_size):
+        end = nearest(model, x, y, threat, rng)
         met = end.distance.isfinite()
         if not overstep(end.images, x, everywhere) <= TOLERANCE or not torch.allclose(
             threat.length(end.images - x)[met], end.distance[met], rtol=1e-4, atol=TOLERANCE
@@ -108,6 +104,15 @@ def search(
             raise InvalidEvaluation("attack: a search reports images that are not where it says")
         found.append(end)
     return Nearest(torch.cat([e.images for e in found]), torch.cat([e.distance for e in found]))
+
+
+def _batches(
+    split: Split, seed: int, batch_size: int
+) -> Iterator[tuple[Images, Labels, ImageRandom]]:
+    """Images in float, their labels, and the random streams of exactly these images."""
+    for rows in torch.arange(len(split)).split(batch_size):
+        part = split.subset(rows.to(split.images.device))
+        yield as_float(part.images), part.labels, ImageRandom(seed, part.indices)
 
 
 def overstep(candidate: Images, x: Images, threat: Threat) -> float:

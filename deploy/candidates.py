@@ -62,17 +62,17 @@ def _white(settings: Settings, slack: float) -> dict[str, tuple[Callable[..., Im
     pgd = partial(pgd_worst, steps=settings.steps, restarts=settings.restarts, confidence=slack)
     starts: Protocol = {"steps": settings.steps, "restarts": settings.restarts}
     starts |= {"first_step": "2 eps", "until": "margin > 2 x clean logit gap"}
-    each: Protocol = {"steps": settings.apgd, "until": "margin > 2 x clean logit gap"}
+    per_target: Protocol = {"steps": settings.apgd, "until": "margin > 2 x clean logit gap"}
     return {
         "pgd-ce": (partial(pgd, loss=cross_entropy), starts | {"loss": "ce"}),
         "pgd-margin": (partial(pgd, loss=margin), starts | {"loss": "margin"}),
         "apgd-ce": (
             partial(apgd, steps=settings.apgd, confidence=slack),
-            each | {"loss": "ce"},
+            per_target | {"loss": "ce"},
         ),
         "apgd-t": (
             partial(apgd_t, steps=settings.apgd, confidence=slack),
-            each | {"loss": "dlr", "targets": 9},
+            per_target | {"loss": "dlr", "targets": 9},
         ),
         "fab-t": (partial(fab_t, steps=settings.apgd), {"steps": settings.apgd, "targets": 9}),
     }
@@ -117,7 +117,8 @@ def plan(targets: Targets, settings: Settings, slack: float) -> list[Planned]:
         if name not in direct:
             protocol = {"steps": halfway, "restarts": 1, "first_step": "2 eps"}
             protocol |= {"loss": "margin", "until": "the end"}
-            planned.append(Planned(f"transfer@{name}", "twin", source, threat, through, protocol))
+            named = transfer_name(targets, name)
+            planned.append(Planned(named, "twin", source, threat, through, protocol))
     for name, engine in targets.engines.items():
         model, limit = targets.models[name], reachable(threat, engine)
         schedule = settings.schedule or settings.queries

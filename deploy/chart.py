@@ -7,6 +7,7 @@ from deploy.words import radius
 
 WIDTH, HEIGHT = 640, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 def security(curve: dict[str, Any], ships: str, eps: float) -> dict[str, Any]:
@@ -41,12 +42,8 @@ def security(curve: dict[str, Any], ships: str, eps: float) -> dict[str, Any]:
             for name, engine in engines.items()
         ],
         "band": " ".join([*points(band["high"]), *reversed(points(band["low"]))]),
-        "rows": [
-            (f"{_down(share):.1f}", f"{100 * share:.0f} %") for share in (0, 0.25, 0.5, 0.75, 1)
-        ],
-        "columns": [
-            (f"{_across(part):.1f}", f"{part * most:.3g}") for part in (0, 0.25, 0.5, 0.75, 1)
-        ],
+        "rows": [(f"{_down(share):.1f}", f"{100 * share:.0f} %") for share in _QUARTERS],
+        "columns": [(f"{_across(part):.1f}", f"{part * most:.3g}") for part in _QUARTERS],
         "mark": (f"{_across(eps / most):.1f}", radius(eps)),
         "summary": _summary(curve, ships),
     }
@@ -55,7 +52,7 @@ def security(curve: dict[str, Any], ships: str, eps: float) -> dict[str, Any]:
 def _summary(curve: dict[str, Any], ships: str) -> str:
     """The curve of the engine that ships at five places."""
     shares = curve["engines"][ships]["accuracy"]
-    places = [round(part * (len(shares) - 1)) for part in (0, 0.25, 0.5, 0.75, 1)]
+    places = [round(part * (len(shares) - 1)) for part in _QUARTERS]
     said = ", ".join(f"{100 * shares[i]:.0f} % at {curve['eps'][i]:.3g}" for i in places)
     return f"robust accuracy of {ships} against eps: {said}"
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from deploy.health import Check
 from deploy.outcome import percent
-from deploy.statistics import clopper_pearson
+from deploy.statistics import share
 from deploy.words import interval, radius
 
 _STYLES = {"SUSPECT": "yellow", "INVALID": "red"}
@@ -32,12 +32,6 @@ def show(
     console.print(Group(*parts, *_health(health)))
 
 
-def share(flags: list[bool]) -> str:
-    """Accuracy with its 95 % Clopper-Pearson interval, for people."""
-    low, high = clopper_pearson(sum(flags), len(flags))
-    return f"{percent(sum(flags) / len(flags))} {interval({'low': low, 'high': high})}"
-
-
 def _attacks(verdicts: Mapping[str, Mapping[str, list[bool]]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("right under")
@@ -45,7 +39,8 @@ def _attacks(verdicts: Mapping[str, Mapping[str, list[bool]]]) -> Table:
         table.add_column(Text(engine), justify="right", no_wrap=True)
     for attack in next(iter(verdicts.values())):
         style = "bold" if attack == "worst" else ""
-        cells = [Text(share(by_attack[attack]), style) for by_attack in verdicts.values()]
+        shares = [share(by_attack[attack]) for by_attack in verdicts.values()]
+        cells = [Text(f"{percent(one['value'])} {interval(one)}", style) for one in shares]
         table.add_row(Text(attack, style), *cells)
     return table
 

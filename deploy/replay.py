@@ -176,9 +176,9 @@ class Targets:
 
 def _stands_for(engine: str, engines: Iterable[str], twins: Iterable[str]) -> str:
     """An engine's own twin, else the youngest ancestor: the network that was exported."""
-    own = [twin_name(name) for name in engines]
-    if own[list(engines).index(engine)] in twins:
+    if twin_name(engine) in twins:
         return twin_name(engine)
+    own = {twin_name(name) for name in engines}
     ancestors = [name for name in twins if name not in own]
     if not ancestors:
         raise Refused(f"verify: engine {engine!r} has neither a twin nor an ancestor to attack")

@@ -1,6 +1,7 @@
 """Intervals and tests for verdicts of paired images. Exact, and standard library only."""
 
 import math
+from collections.abc import Sequence
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -23,6 +24,16 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
         raise ValueError(f"clopper_pearson: {successes} of {n} at confidence {confidence}")
     tail = (1 - confidence) / 2
     return _lower_bound(successes, n, tail), 1 - _lower_bound(n - successes, n, tail)
+
+
+def share(flags: Sequence[bool]) -> dict[str, float]:
+    """The share of true flags, "value", with its 95 % Clopper-Pearson interval, "low" and "high".
+
+    Raises:
+        ValueError: there are no flags.
+    """
+    low, high = clopper_pearson(sum(flags), len(flags))
+    return {"value": sum(flags) / len(flags), "low": low, "high": high}
 
 
 def mcnemar_exact(worse: int, better: int) -> float:

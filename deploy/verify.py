@@ -96,6 +96,16 @@ def verify(
         )
     split = test.first(settings.images)
     targets = Targets(twins, engines, split, threat, settings.batch_size)
+    return judge(targets, data, settings)
+
+
+def judge(targets: Targets, data: str, settings: Settings) -> Verification:
+    """Attack the engines among the targets, of which there is one, on their images.
+
+    Raises:
+        Refused, InvalidEvaluation: as `verify`.
+    """
+    split, threat, engines = targets.split, targets.threat, targets.engines
     slack = 2.0 * max(targets.gap(targets.clean, name).max().item() for name in engines)
     if not math.isfinite(slack):
         raise InvalidEvaluation("verify: an engine or its twin gives logits that are not finite")

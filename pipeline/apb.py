@@ -8,8 +8,6 @@ own attacks, whose departures from the released code are told in `attacks.tuning
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from advprune.attacks import fmn, tuning
 from advprune.attacks.autoattack import autoattack
 from advprune.card import Card
@@ -17,7 +15,7 @@ from advprune.data import Split
 from advprune.evaluate import craft, is_correct, predict, search
 from advprune.repro import derive
 from advprune.types import Classifier, Threat
-from deploy.statistics import clopper_pearson
+from deploy.statistics import share
 
 EPS = 0.031
 FMN_EPS = 8 / 255
@@ -102,8 +100,8 @@ def evaluate(
     return {
         "eps": EPS,
         "images": len(ordered),
-        "clean": interval(clean),
-        "autoattack": interval(robust),
+        "clean": share(clean.tolist()),
+        "autoattack": share(robust.tolist()),
         "ho_fmn": _ho_fmn(model, ordered, seed, trials),
     }
 
@@ -122,13 +120,6 @@ def _ho_fmn(model: Classifier, test: Split, seed: int, trials: int) -> dict[str,
         "images": len(judged),
         "trials": trials,
         "tuning": settings,
-        "robust": interval(end.distance > FMN_EPS),
+        "robust": share((end.distance > FMN_EPS).tolist()),
         "median_distance": end.distance.median().item(),
     }
-
-
-def interval(flags: Tensor) -> dict[str, float]:
-    """The share of true flags, with its interval."""
-    right = int(flags.sum())
-    low, high = clopper_pearson(right, len(flags))
-    return {"value": right / len(flags), "low": low, "high": high}

@@ -12,6 +12,7 @@ from advprune.models import Architecture, build, checkpoint, prunable
 from advprune.models.state_dict import load_state_dict
 from deploy.differentiable import differentiable
 from deploy.errors import DeployError
+from deploy.health.model import are_probabilities
 from deploy.replay import Targets, twin_name
 from deploy.runtime import EdgeModel, load
 from deploy.runtimes.torchrt import TorchModel
@@ -94,7 +95,7 @@ def check_answers(targets: Targets) -> None:
     """
     for name in targets.engines:
         answers = targets.clean[name]
-        if bool(((answers >= 0).all(dim=1) & ((answers.sum(dim=1) - 1).abs() < 1e-5)).all()):
+        if bool(are_probabilities(answers).all()):
             raise BadData(
                 f"{name}: answers add up to 1: probabilities, whose gradients vanish where the "
                 "model is sure; end it before its softmax"

@@ -1,6 +1,5 @@
 """Promise: the table of attacks compares like with like, and says of each what was measured."""
 
-import importlib.util
 import re
 import sys
 from dataclasses import replace
@@ -13,6 +12,7 @@ import onnx.parser
 import pytest
 import torch
 from attack_nets import digit_net, digits
+from scripts import script
 from stage_runs import SMALL, Runner
 from torch import Tensor, nn
 
@@ -22,22 +22,10 @@ from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.quantize import FLOAT
 from pipeline.stages.training import fresh, images_of, write_network
 
-SCRIPTS = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    """The script, which finds its neighbours as if it had been started."""
-    spec = importlib.util.spec_from_file_location("attacks", SCRIPTS / "attacks.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["attacks"] = module  # where its dataclasses look their annotations up
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return module
+    return script("attacks")
 
 
 class Counting(nn.Module):

@@ -1,34 +1,21 @@
 """Promise: the table of latencies says of each engine what was measured of that engine."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import script
 
 from advprune import models
 from advprune.models import Architecture
 
-SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 TINY = Architecture("digits_resnet", 10, (1, 8, 8), (0.5,), (0.3,))
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    """The script, which finds its neighbours as if it had been started."""
-    spec = importlib.util.spec_from_file_location("latency", SCRIPTS / "latency.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["latency"] = module  # where its dataclasses look their annotations up
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return module
+    return script("latency")
 
 
 @pytest.fixture(scope="module")

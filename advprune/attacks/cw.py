@@ -7,10 +7,9 @@ from torch import Tensor
 
 from advprune.attacks import Card
 from advprune.attacks.losses import margin
-from advprune.attacks.nearest import Nearest, inside
+from advprune.attacks.nearest import Nearest, inside, where_right
 from advprune.attacks.pgd import ascent, check_steps
 from advprune.errors import Refused
-from advprune.frozen import frozen
 from advprune.repro import ImageRandom
 from advprune.types import Classifier, Images, Labels, Threat, per_image
 
@@ -48,8 +47,8 @@ def cw(
     Raises:
         Refused: fewer steps or rounds than 1, or a model without gradients.
     """
-    search = nearest(model, x, y, threat, rng, steps=steps, rounds=rounds, rate=rate)
-    return inside(model, x, y, search, threat)
+    found = nearest(model, x, y, threat, rng, steps=steps, rounds=rounds, rate=rate)
+    return inside(model, x, y, found, threat)
 
 
 def nearest(
@@ -84,17 +83,14 @@ def nearest(
     check_steps(steps)
     if rounds < 1:
         raise Refused(f"attack cw: rounds must be at least 1, got {rounds}")
-    found = Nearest(x.detach().clone(), torch.full_like(x[:, 0, 0, 0], math.inf))
-    with frozen(model):
-        with torch.no_grad():
-            right = margin(model(x), y) <= 0.0
-        found.distance[~right] = 0.0
-        if bool(right.any()):
-            search = _Search(model, x[right], y[right], threat)
-            for _ in range(rounds):
-                search.go(steps, rate)
-            found.images[right], found.distance[right] = search.best, search.distance
-    return found
+
+    def search(x: Images, y: Labels) -> Nearest:
+        state = _Search(model, x, y, threat)
+        for _ in range(rounds):
+            state.go(steps, rate)
+        return Nearest(state.best, state.distance)
+
+    return where_right(model, x, y, search)
 
 
 class _Search:

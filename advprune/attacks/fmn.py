@@ -9,9 +9,8 @@ from torch import Tensor
 
 from advprune.attacks import Card
 from advprune.attacks.losses import Loss, cross_entropy, dlr, margin
-from advprune.attacks.nearest import Nearest, inside
+from advprune.attacks.nearest import Nearest, inside, where_right
 from advprune.attacks.pgd import ascent, check_steps
-from advprune.frozen import frozen
 from advprune.repro import ImageRandom
 from advprune.types import Classifier, Images, Labels, Threat, per_image
 
@@ -104,15 +103,7 @@ def nearest(
         Refused: fewer steps than 1, or a model without gradients.
     """
     check_steps(tuning.steps)
-    found = Nearest(x.detach().clone(), torch.full_like(x[:, 0, 0, 0], math.inf))
-    with frozen(model):
-        with torch.no_grad():
-            right = margin(model(x), y) <= 0.0
-        found.distance[~right] = 0.0
-        if bool(right.any()):
-            images, distance = _search(model, x[right], y[right], threat, tuning)
-            found.images[right], found.distance[right] = images, distance
-    return found
+    return where_right(model, x, y, lambda x, y: _search(model, x, y, threat, tuning))
 
 
 def _search(model: Classifier, x: Images, y: Labels, threat: Threat, tuning: Tuning) -> Nearest:

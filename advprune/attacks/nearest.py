@@ -1,5 +1,6 @@
 """What attacks find that look for the nearest misclassified image, not for one in a given ball."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,20 @@ class Nearest(NamedTuple):
 
 # The threat gives the norm and the box; its eps is at most a hint when to stop.
 Search = Callable[[Classifier, Images, Labels, Threat, ImageRandom], Nearest]
+
+
+def where_right(
+    model: Classifier, x: Images, y: Labels, search: Callable[[Images, Labels], Nearest]
+) -> Nearest:
+    """A search for those images alone that are right as they are; the others are at distance 0."""
+    found = Nearest(x.detach().clone(), torch.full_like(x[:, 0, 0, 0], math.inf))
+    with frozen(model):
+        with torch.no_grad():
+            right = margin(model(x), y) <= 0.0
+        found.distance[~right] = 0.0
+        if bool(right.any()):
+            found.images[right], found.distance[right] = search(x[right], y[right])
+    return found
 
 
 def inside(model: Classifier, x: Images, y: Labels, found: Nearest, threat: Threat) -> Images:

@@ -1,17 +1,17 @@
 """The settings of FMN that suit a model best: what HO-FMN does, without its defects."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 from advprune.attacks import fmn
 from advprune.attacks.fmn import Direction, LossName, Tuning
-from advprune.data import Split, as_float
+from advprune.data import Split
 from advprune.errors import Refused
-from advprune.evaluate import BATCH, is_correct, predict
-from advprune.repro import ImageRandom, derive, generator
+from advprune.evaluate import is_correct, predict, search
+from advprune.repro import derive, generator
 from advprune.types import Classifier, Threat
 
 # Step size and momentum in HO-FMN's own ranges.
@@ -73,12 +73,14 @@ def tune(
     right = is_correct(logits, validation.labels)
     if not bool(right.any()):
         raise Refused("tuning: the model is wrong on every validation image; use a better one")
-    judged = Split(validation.images[right], validation.labels[right], validation.indices[right])
+    judged = validation.subset(right)
     tried = []
     for number in range(trials):
         tuning = _drawn(seed, number, logits.shape[1]) if number else Tuning()
         tuning = replace(tuning, steps=steps)
-        tried.append(Trial(tuning, float(_distances(model, judged, threat, tuning).median())))
+        nearest = partial(fmn.nearest, tuning=tuning)
+        found = search(model, judged, threat, derive(seed, "tuning"), nearest)
+        tried.append(Trial(tuning, float(found.distance.median())))
     return Tuned(min(tried, key=lambda trial: trial.median), tuple(tried))
 
 
@@ -96,12 +98,3 @@ def _drawn(seed: int, number: int, classes: int) -> Tuning:
         gamma=_GAMMA[0] * (_GAMMA[1] / _GAMMA[0]) ** share[3],
         momentum=_MOMENTUM[0] + (_MOMENTUM[1] - _MOMENTUM[0]) * share[4],
     )
-
-
-def _distances(model: Classifier, split: Split, threat: Threat, tuning: Tuning) -> Tensor:
-    found = []
-    for rows in torch.arange(len(split), device=split.labels.device).split(BATCH):
-        x, rng = as_float(split.images[rows]), ImageRandom(derive(0), split.indices[rows])
-        search = fmn.nearest(model, x, split.labels[rows], threat, rng, tuning=tuning)
-        found.append(search.distance)
-    return torch.cat(found)

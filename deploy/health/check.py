@@ -14,6 +14,7 @@ from advprune.data import Split
 from advprune.evaluate import craft, is_correct, predict
 from advprune.repro import derive
 from advprune.types import Images, Labels, Logits, Threat
+from deploy.candidates import direct_name
 from deploy.replay import Targets
 from deploy.suites import Settings
 
@@ -74,7 +75,7 @@ class Probe:
         self.right = is_correct(targets.clean[direct][:count], self.labels)
         every = torch.stack([by_model[direct] for by_model in evidence.survivors.values()])
         self.headline = every.all(dim=0)[:count] & self.right
-        self.pgd = evidence.survivors[f"pgd-ce@{direct}"][direct][:count]
+        self.pgd = evidence.survivors[direct_name(direct)][direct][:count]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -113,8 +114,7 @@ class Probe:
     def scaled(self, factor: float) -> Threat:
         """The threat with its eps multiplied, but for what no image can use."""
         threat = self.targets.threat
-        widest = threat.unbounded(tuple(self.x.shape[1:])).eps
-        return replace(threat, eps=min(factor * threat.eps, widest))
+        return replace(threat, eps=min(factor * threat.eps, self.targets.everywhere.eps))
 
 
 def grade(count: float, total: int, suspect: float, invalid: float) -> Status:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from advprune.types import Logits
 from deploy.health.check import Check, Evidence, Probe, Status, count
 from deploy.replay import Targets
 
@@ -37,12 +39,15 @@ def gives_logits(targets: Targets, evidence: Evidence) -> list[Check]:
     gradient vanishes where the network is sure."""
     checks = []
     for engine in targets.engines:
-        answers = targets.clean[engine]
-        adds_up = (answers.sum(dim=1) - 1.0).abs() < 1e-5
-        share = ((answers >= 0).all(dim=1) & adds_up).double().mean().item()
+        share = are_probabilities(targets.clean[engine]).double().mean().item()
         what = f"{engine}: share of images whose answers are probabilities, not logits"
         checks.append(Check("H4", what, share, "OK" if share < 1.0 else "SUSPECT"))
     return checks
+
+
+def are_probabilities(answers: Logits) -> Tensor:
+    """bool (N,): no answer is negative, and they add up to one within 1e-5."""
+    return (answers >= 0).all(dim=1) & ((answers.sum(dim=1) - 1.0).abs() < 1e-5)
 
 
 def plain_forward(probe: Probe) -> Check:

@@ -10,6 +10,7 @@ from advprune.attacks.pgd import starting_point
 from advprune.attacks.pgd_worst import pgd_worst
 from advprune.evaluate import TOLERANCE, craft, is_correct, overstep, predict
 from advprune.repro import ImageRandom, derive
+from deploy.candidates import direct_name, transfer_name
 from deploy.health.check import Check, Evidence, Probe, Status, above, count, grade, graded
 from deploy.replay import Targets, deliverable
 
@@ -125,7 +126,7 @@ def unbounded(targets: Targets, evidence: Evidence) -> list[Check]:
 def noise_loses(probe: Probe, engine: str) -> Check:
     """H14. Uniform noise breaks nothing that PGD leaves."""
     targets, total = probe.targets, len(probe)
-    whole = probe.evidence.survivors[f"pgd-ce@{targets.twin_of[engine]}"][engine]
+    whole = probe.evidence.survivors[direct_name(targets.twin_of[engine])][engine]
     left = whole[:total].clone()
     rng = ImageRandom(derive(probe.settings.seed, "health", "draws"), probe.split.indices)
     for _ in range(_DRAWS):
@@ -141,7 +142,7 @@ def anchor(targets: Targets, evidence: Evidence) -> list[Check]:
 
     Nothing to say where no such network is among the twins.
     """
-    survivors = evidence.survivors.get(f"transfer@{PLAIN}")
+    survivors = evidence.survivors.get(transfer_name(targets, PLAIN))
     if survivors is None:
         return []
     share = survivors[PLAIN].double().mean().item()

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from advprune.data import ImageSet, load
 from advprune.errors import Refused
+from advprune.evaluate import InvalidEvaluation
 from advprune.method import get
 from deploy.findings import show
 from deploy.health import Check
 from deploy.replay import Targets
-from deploy.suites import Settings
-from deploy.verify import verify
+from deploy.verify import judge
 from deploy.words import interval
 from pipeline import apb
 from pipeline.devices import resolve_device, use_threads
@@ -24,7 +24,6 @@ from pipeline.recipe import Recipe
 from pipeline.resolve import resolve
 from pipeline.target import Target, check_answers, open_target, sparsity
 
-INVALID = 11
 PROTOCOLS = ("ours", "apb")
 _OF_RECIPE = ("data", "data_dir", "image_size", "limit_test", "eps", "norm", "seed", "device")
 
@@ -53,35 +52,25 @@ def attack(values: dict[str, Any]) -> int:
         "data": {"name": images.name, "digest": images.digest},
         "threat": recipe.threat().to_dict(),
     }
-    targets = _targets(target, images, settings, recipe)
+    split, engines = images.test.first(settings.images), {target.name: target.engine}
+    targets = Targets(target.twins, engines, split, recipe.threat(), settings.batch_size)
     check_answers(targets)
     if values["attack"]:
         result |= listed(values["attack"], targets, images.val, recipe.seed, values["trials"])
     elif target.twins:
-        result |= _whole(target, images, settings, recipe)
+        found = judge(targets, images.digest, settings)
+        result |= {
+            "indices": found.indices,
+            "verdicts": found.verdicts[target.name],
+            "curve": found.curve,
+            "health": [asdict(check) for check in found.health],
+            "protocol": found.protocols[target.name],
+        }
     else:
         raise Refused(f"{target.no_twin} (add --attack square)")
     if values["protocol"] == "apb":
         result["apb"] = _apb(values, target, targets, images, recipe)
     return _finish(values, result)
-
-
-def _targets(target: Target, images: ImageSet, settings: Settings, recipe: Recipe) -> Targets:
-    split, engines = images.test.first(settings.images), {target.name: target.engine}
-    return Targets(target.twins, engines, split, recipe.threat(), settings.batch_size)
-
-
-def _whole(target: Target, images: ImageSet, settings: Settings, recipe: Recipe) -> dict[str, Any]:
-    """Everything that `advprune verify` would do to an engine."""
-    engines, threat = {target.name: target.engine}, recipe.threat()
-    found = verify(target.twins, engines, images.test, threat, images.digest, settings)
-    return {
-        "indices": found.indices,
-        "verdicts": found.verdicts[target.name],
-        "curve": found.curve,
-        "health": [asdict(check) for check in found.health],
-        "protocol": found.protocols[target.name],
-    }
 
 
 def _apb(
@@ -116,7 +105,7 @@ def _finish(values: dict[str, Any], result: dict[str, Any]) -> int:
         show(Console(), verdicts, result.get("curve"), health, result["threat"])
         for line in [*result.get("notes", ()), *_apb_lines(result.get("apb"))]:
             sys.stdout.write(line + "\n")
-    return INVALID if any(check.status == "INVALID" for check in health) else 0
+    return InvalidEvaluation.exit_code if any(check.status == "INVALID" for check in health) else 0
 
 
 def _apb_lines(found: dict[str, Any] | None) -> list[str]:

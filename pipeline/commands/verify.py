@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from advprune.evaluate import InvalidEvaluation
 from deploy.findings import show
 from deploy.suites import suite
 from deploy.verdicts import read
@@ -16,8 +17,6 @@ from pipeline.commands.results import context_of
 from pipeline.files import make_folder
 from pipeline.stage import Context
 from pipeline.stages.verify import attack, record, verdict_file
-
-INVALID = 11
 
 
 def verify(run: Path, suite_name: str | None, as_json: bool) -> int:
@@ -28,41 +27,37 @@ def verify(run: Path, suite_name: str | None, as_json: bool) -> int:
     context = context_of(run)
     recipe = context.recipe
     if suite_name is None:
-        settings, recorded = recipe.verify.settings(recipe.seed), context
+        found = attack(context, recipe.verify.settings(recipe.seed))
+        changed = _changed(context, found)
+        conclusion = f"{changed} verdicts differ from the report's"
     else:
-        settings = suite(suite_name, more=recipe.verify.attacks, seed=recipe.seed)
-        recorded = None
-    found = attack(context, settings)
-    changes = {} if recorded is None else _changes(recorded, found)
-    if suite_name is not None:
-        folder = run / f"verify-{suite_name}"
+        found = attack(context, suite(suite_name, more=recipe.verify.attacks, seed=recipe.seed))
+        changed, folder = 0, run / f"verify-{suite_name}"
         make_folder(folder)
         record(context, found, folder)
+        conclusion = str(folder)
     if as_json:
-        _print(json.dumps(_plain(found, changes)))
+        _print(json.dumps(_plain(found, changed)))
     else:
         show(Console(), found.verdicts, found.curve, found.health, recipe.threat().to_dict())
-        if recorded is not None:
-            _print(f"{sum(changes.values())} verdicts differ from the report's")
-        else:
-            _print(f"{run}/verify-{suite_name}")
-    return INVALID if found.invalid or any(changes.values()) else 0
+        _print(conclusion)
+    return InvalidEvaluation.exit_code if found.invalid or changed else 0
 
 
-def _changes(recorded: Context, found: Verification) -> dict[str, int]:
-    """By engine, the verdicts that are not those of the report."""
-    changes = {}
+def _changed(recorded: Context, found: Verification) -> int:
+    """How many verdicts are not those of the report."""
+    changed = 0
     for engine, verdicts in found.verdicts.items():
         then = read(recorded["verify"].file(verdict_file(engine))).flags
-        changes[engine] = sum(
+        changed += sum(
             now != before
             for name, flags in verdicts.items()
             for now, before in zip(flags, then[name], strict=True)
         )
-    return changes
+    return changed
 
 
-def _plain(found: Verification, changes: dict[str, int]) -> dict[str, Any]:
+def _plain(found: Verification, changed: int) -> dict[str, Any]:
     rows = [
         {"engine": engine, "attack": name, "accuracy": sum(flags) / len(flags)}
         for engine, verdicts in found.verdicts.items()
@@ -72,7 +67,7 @@ def _plain(found: Verification, changes: dict[str, int]) -> dict[str, Any]:
     status = "INVALID" if found.invalid else "OK"
     return {
         "rows": rows,
-        "changed": sum(changes.values()),
+        "changed": changed,
         "health": health,
         "status": status,
         "curve": found.curve,

@@ -6,7 +6,7 @@ from typing import Any
 
 from advprune.masks import counts, load_masks, sparsity_of
 from deploy.report import render_html, render_markdown
-from deploy.statistics import clopper_pearson
+from deploy.statistics import share
 from deploy.verdicts import read
 from pipeline.files import write_bytes, write_json
 from pipeline.recipe import Recipe
@@ -117,7 +117,7 @@ def _stage(name: str, artifact: Artifact) -> dict[str, Any]:
 
 def _engine(name: str, verification: Artifact, results: Mapping[str, Any]) -> dict[str, Any]:
     verdicts = read(verification.file(verdict_file(name)))
-    shares = {key: _interval(flags) for key, flags in verdicts.flags.items()}
+    shares = {key: share(flags) for key, flags in verdicts.flags.items()}
     speed = {k: v for k, v in results["speed"][name].items() if k != "samples_ms"}
     return {
         "name": name,
@@ -129,8 +129,3 @@ def _engine(name: str, verification: Artifact, results: Mapping[str, Any]) -> di
         "latency": speed,
         **results["sizes"][name],
     }
-
-
-def _interval(flags: list[bool]) -> dict[str, float]:
-    low, high = clopper_pearson(sum(flags), len(flags))
-    return {"value": sum(flags) / len(flags), "low": low, "high": high}

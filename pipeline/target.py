@@ -10,8 +10,7 @@ from advprune.errors import BadData, Incompatible, Refused
 from advprune.evaluate import InvalidEvaluation
 from advprune.models import Architecture, build, checkpoint, prunable
 from advprune.models.state_dict import load_state_dict
-from deploy.differentiable import differentiable
-from deploy.errors import DeployError
+from advprune.twin import differentiable
 from deploy.health.model import are_probabilities
 from deploy.replay import Targets, twin_name
 from deploy.runtime import EdgeModel, load
@@ -122,9 +121,7 @@ def _onnx(path: Path, images: ImageSet, device: str) -> Target:
     _check_fits(str(path), engine, images)
     try:
         twin = differentiable(path.read_bytes(), str(path)).to(device)
-    except DeployError as error:
-        if error.exit_code != 78:
-            raise
+    except Incompatible as error:
         return Target("onnx", engine, {}, engine.info.sha256, no_twin=str(error))
     return Target("onnx", engine, {twin_name("onnx"): twin}, engine.info.sha256)
 

@@ -24,13 +24,13 @@ from torchvision.models import VisionTransformer
 from advprune import models
 from advprune.attacks.pgd import pgd
 from advprune.data import load as load_data
+from advprune.errors import Refused
 from advprune.models import Architecture
 from advprune.repro import ImageRandom, seeded
+from advprune.twin import differentiable
+from advprune.twin.codes import dequantize, quantize
+from advprune.twin.operators import OPERATORS
 from advprune.types import Threat
-from deploy.codes import dequantize, quantize
-from deploy.differentiable import differentiable
-from deploy.errors import DeployError
-from deploy.operators import OPERATORS
 from deploy.runtime import load
 from export import graph
 from export.encodings import x86_form
@@ -531,7 +531,7 @@ def test_every_network_has_a_twin(name: str, tmp_path: Path) -> None:
 
 
 def refusal(code: int, match: str):
-    return pytest.raises(DeployError, match=match, check=lambda error: error.exit_code == code)
+    return pytest.raises(Refused, match=match, check=lambda error: error.exit_code == code)
 
 
 def refused(model: ModelProto, code: int, match: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from advprune.data import as_float
+from advprune.twin import differentiable
 from deploy.bench import interleaved, sizes
-from deploy.differentiable import differentiable
 from deploy.replay import is_quantised, twin_name
 from deploy.runtime import load
 from deploy.suites import Settings

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from deploy.codes import along
+from advprune.twin.codes import along
 
 _ZERO_POINTS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
 

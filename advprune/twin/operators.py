@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from deploy.codes import Unsupported, centre, dequantize, quantize
-from deploy.integers import rescale
+from advprune.twin.codes import Unsupported, centre, dequantize, quantize
+from advprune.twin.integers import rescale
 
 Operator = Callable[..., Tensor | tuple[Tensor, ...]]
 Ints = Sequence[int]

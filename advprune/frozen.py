@@ -7,6 +7,7 @@ multiply-add per value instead of a normalisation.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ from torch.nn.utils import parametrize
 from advprune.types import Classifier
 
 
+class OfWeights(nn.Module):
+    """A module whose forward takes nothing: what it gives changes with its weights alone."""
+
+
 @contextmanager
 def frozen(net: Classifier) -> Iterator[None]:
     """Fix `net` for the duration, and put everything back afterwards, also after an exception.
 
     Inside, every submodule is in eval mode, no parameter requires a gradient, and parametrised
-    weights and batch norms are evaluated once, at the entry: weights must not change inside.
+    weights, batch norms and modules `OfWeights` are evaluated once, at the entry: weights must not
+    change inside.
     May be nested. A callable that is not a module passes through untouched.
 
     `torch.nn.utils.parametrize.cached` would cache every network of the process, also one that
@@ -54,11 +60,11 @@ def frozen(net: Classifier) -> Iterator[None]:
             module.training = True
 
 
-def _constant(module: nn.Module) -> Callable[..., Tensor] | None:
+def _constant(module: nn.Module) -> Callable[..., Any] | None:
     """A forward that gives what the module gives while nothing changes; None: keep its own."""
-    if isinstance(module, parametrize.ParametrizationList):
-        weight = module()
-        return lambda: weight
+    if isinstance(module, parametrize.ParametrizationList | OfWeights):
+        value = module()
+        return lambda: value
     if type(module) is nn.BatchNorm2d and module.running_var is not None:
         return _affine(module)
     return None

@@ -67,13 +67,13 @@ class Objective:
 def natural(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Cross-entropy on the images as they are."""
     logits = net(batch.images)
-    return Loss(F.cross_entropy(logits, batch.labels), _correct(logits, batch.labels))
+    return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
 def pgd_at(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Cross-entropy on adversarial images (Madry et al. 2018, equation 2.1)."""
     logits = net(cross_entropy_attack(objective, net, batch))
-    return Loss(F.cross_entropy(logits, batch.labels), _correct(logits, batch.labels))
+    return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
 def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
@@ -105,7 +105,7 @@ def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
         log_target=True,
     )
     value = F.cross_entropy(clean_logits, batch.labels) + _weight(objective) * robust
-    return Loss(value, _correct(adversarial_logits, batch.labels))
+    return Loss(value, correct(adversarial_logits, batch.labels))
 
 
 def mart(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
@@ -133,7 +133,7 @@ def _misclassification_aware(
     divergence = F.kl_div(log_adversarial, clean.clamp_min(1e-12), reduction="none").sum(dim=1)
     hesitation = 1.0 - clean.gather(1, labels)[:, 0]
     value = boosted.mean() + _weight(objective) * (divergence * hesitation).mean()
-    return Loss(value, _correct(adversarial_logits, batch.labels))
+    return Loss(value, correct(adversarial_logits, batch.labels))
 
 
 OBJECTIVES: dict[str, Callable[[Objective, nn.Module, Batch], Loss]] = {
@@ -171,5 +171,6 @@ def _weight(objective: Objective) -> float:
     return objective.robust_weight
 
 
-def _correct(logits: Logits, labels: Labels) -> Tensor:
+def correct(logits: Logits, labels: Labels) -> Tensor:
+    """How many images have the highest logit at their label."""
     return (logits.detach().argmax(dim=1) == labels).sum()

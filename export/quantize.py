@@ -9,20 +9,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from advprune.errors import BadData, Incompatible
 from export import graph
 from export.calibrate import Method, magnitudes
+from export.rounding import LARGEST_CODE, SMALLEST_SCALE, round_bias, round_weight
 
-LARGEST_CODE = 127
-# A bias is added to the int32 sum of products: half of its range each.
-LARGEST_BIAS_CODE = 1 << 30
-# Below it float32 loses digits and then everything.
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-
-_WEIGHTED = {"Conv", "Gemm", "MatMul"}
+WEIGHTED = {"Conv", "Gemm", "MatMul"}
 _POOLS = {"GlobalAveragePool", "AveragePool"}
 _SAME_SCALE = {"MaxPool", "Reshape", "Flatten"}
 _CLIPPING = {"Relu", "Clip"}
@@ -54,7 +50,7 @@ def quantize(
     for name, values in graph.constants(model).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise BadData(f"{float_onnx}: {name} holds values that are not finite; train again")
-    operators = _WEIGHTED | _POOLS | _SAME_SCALE | {"Add", "Concat"}
+    operators = WEIGHTED | _POOLS | _SAME_SCALE | {"Add", "Concat"}
     limits = magnitudes(model, calibration, method, operators)
     _quantise_activations(model, limits)
     _quantise_weights(model)
@@ -112,7 +108,7 @@ def _chosen(model: ModelProto, measured: Collection[str]) -> dict[str, str]:
     for node in model.graph.node:
         operands = [name for name in node.input if name and name not in constants]
         result = node.output[0]
-        if node.op_type in _WEIGHTED or _is_residual(node, operands):
+        if node.op_type in WEIGHTED or _is_residual(node, operands):
             for name in operands:
                 choose(name, name)
         if node.op_type == "Concat":
@@ -148,13 +144,13 @@ def _quantise_weights(model: ModelProto) -> None:
     values: dict[str, NDArray] = {}
     nodes = list(model.graph.node)
     for node in model.graph.node:
-        if node.op_type not in _WEIGHTED or node.input[1] not in constants:
+        if node.op_type not in WEIGHTED or node.input[1] not in constants:
             continue
         name = node.input[1]
-        weight, axis = constants[name], _output_axis(node)
+        weight, axis = constants[name], output_axis(node)
         step = constants[producers[node.input[0]].input[1]]
-        bias = constants[node.input[2]] if len(node.input) > 2 else np.zeros(1, np.float32)
-        codes, scales = quantise_weight(weight, axis, step, bias)
+        bias = constants[node.input[2]] if len(node.input) > 2 else None
+        codes, scales, on_grid = _rounded(weight, axis, step, bias)
         if f"{name}_quantized" in values:  # a module that is called twice, at two input scales
             name = f"{name}_{node.name}"
         parameters = {
@@ -164,13 +160,9 @@ def _quantise_weights(model: ModelProto) -> None:
         }
         values |= parameters
         node.input[1] = f"{name}_dequantized"
-        if len(node.input) > 2:
-            # On the grid of the int32 accumulator every engine computes with the same bias,
-            # whether it adds biases to the sum of products or to the result.
-            grid = step * scales
+        if on_grid is not None:
             node.input[2] = f"{name}_bias"
-            steps = np.rint(bias / grid.astype(np.float64)).astype(np.float32)
-            values[node.input[2]] = steps * grid
+            values[node.input[2]] = on_grid
         nodes.append(
             helper.make_node(
                 "DequantizeLinear", [*parameters], [node.input[1]], f"{name}_dequantize", axis=axis
@@ -181,33 +173,18 @@ def _quantise_weights(model: ModelProto) -> None:
     graph.drop_unused_constants(model)
 
 
-def _output_axis(node: NodeProto) -> int:
+def _rounded(
+    weight: NDArray[np.float32], axis: int, step: NDArray[np.float32], bias: NDArray | None
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32] | None]:
+    """Codes, scales and bias on its grid, as the file holds them."""
+    w, s = torch.tensor(weight), torch.tensor(step)
+    b = None if bias is None else torch.tensor(bias)
+    codes, scales = round_weight(w, axis, s, b)
+    on_grid = None if b is None else round_bias(b, s, scales).numpy()
+    return codes.numpy().astype(np.int8), scales.numpy(), on_grid
+
+
+def output_axis(node: NodeProto) -> int:
     """The axis of a weight that counts output channels."""
     settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     return 0 if node.op_type == "Conv" or settings.get("transB", 0) else 1
-
-
-def quantise_weight(
-    weight: NDArray[np.float32], axis: int, step: NDArray[np.float32], bias: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 codes and scales, one scale for each output channel.
-
-    A scale is max|w| / 127, but never so small that the channel's bias, in units of step * scale,
-    would overflow the int32 accumulator: such a channel is its bias. A channel of zeros without
-    bias, or too small for a float32 scale, gets 1, since engines refuse a scale of 0.
-
-    Args:
-        weight: any shape.
-        axis: the axis of output channels.
-        step: scale of the activation that multiplies the weight.
-        bias: one value for each output channel, or a scalar.
-    """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64) / LARGEST_CODE
-    floor = np.abs(bias) / (step.astype(np.float64) * LARGEST_BIAS_CODE)
-    scales = np.maximum(largest, floor)
-    usable = scales * min(float(step), 1.0) >= SMALLEST_SCALE
-    scales = np.where(usable, scales, 1.0).astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    codes = np.clip(np.rint(weight / scales.reshape(shape)), -LARGEST_CODE, LARGEST_CODE)
-    return codes.astype(np.int8), scales

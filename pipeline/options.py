@@ -51,6 +51,7 @@ RECIPE_OPTIONS: list[Option] = [
     Option(
         "baseline", Path | None, "Verdicts that the gate holds the run against.", "gate.baseline"
     ),
+    Option("quantize", str | None, "8 bits by ptq, by qat, or auto: the better.", "quantize.how"),
     Option("uint8_head", bool, "Also export models that take uint8 NHWC.", "uint8_head", False),
     Option("recipe", Path | None, "TOML file of settings.", short="-c"),
     Option("set", list[str], "Any setting, e.g. --set prune.epochs=5; repeatable.", default=()),

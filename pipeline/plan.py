@@ -80,7 +80,7 @@ def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
     return [Forecast(s.name, s.name in known, costs.get(s.name)) for s in stages]
 
 
-_TRAINING = ("standard", "adversarial", "prune", "finetune")
+_TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
 
 
 def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
@@ -116,7 +116,9 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     method = recipe.pruning_method()
     # A survey costs what it costs: how much, its file alone knows.
     searching = {} if method.surveys else {"prune": total(recipe.prune) if method.searches else 0.0}
+    rounding = {} if recipe.quantize.how == "ptq" else {"quantize": total(recipe.quantize)}
     return {
+        **rounding,
         "standard": recipe.standard.epochs * an_epoch * clean,
         "adversarial": total(recipe.adversarial),
         "finetune": total(recipe.finetune),

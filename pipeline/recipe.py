@@ -58,7 +58,7 @@ class Training(Section):
     validate_every: int = Field(default=1, ge=0)
 
     def schedule(self) -> Schedule:
-        return Schedule(**self.model_dump())
+        return Schedule(**self.model_dump(include=set(Training.model_fields)))
 
 
 class RobustTraining(Training):
@@ -66,12 +66,18 @@ class RobustTraining(Training):
 
     objective: ObjectiveName | None = None
 
-    def schedule(self) -> Schedule:
-        return Schedule(**self.model_dump(exclude={"objective"}))
 
+class Quantization(RobustTraining):
+    """8 bits by calibration alone (ptq), with training through them (qat), or the better (auto).
 
-class Quantization(Section):
+    The training is that of qat: `scales` of activations are learned or observed, and `distill` is
+    the share of the float network's answers in the loss.
+    """
+
+    how: Literal["auto", "ptq", "qat"] = "auto"
     calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    scales: Literal["learned", "observed"] = "learned"
+    distill: float = Field(default=0.0, ge=0, le=1)
 
 
 class Verification(Section):
@@ -130,7 +136,7 @@ class Recipe(Section):
     adversarial: RobustTraining = RobustTraining(epochs=100)
     prune: RobustTraining = RobustTraining(epochs=20)
     finetune: RobustTraining = RobustTraining(epochs=100, lr=0.01)
-    quantize: Quantization = Quantization()
+    quantize: Quantization = Quantization(epochs=10, lr=0.01)
     verify: Verification = Verification()
     gate: Gate = Gate()
 

@@ -8,7 +8,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from pipeline.stage import Artifact
 
-_HEADLINES = ("val_clean", "val_robust", "sparsity", "int8_clean", "int8_worst", "verdict")
+_HEADLINES = (
+    "quantisation",
+    "val_clean",
+    "val_robust",
+    "sparsity",
+    "int8_clean",
+    "int8_worst",
+    "verdict",
+)
 
 
 class Screen:

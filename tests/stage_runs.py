@@ -12,7 +12,7 @@ from pipeline.stage import Artifact, Context
 from pipeline.store import Store
 from pipeline.watch import Watch
 
-TRAINING = ("standard", "adversarial", "prune", "finetune")
+TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
 
 
 def with_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:

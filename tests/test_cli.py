@@ -137,13 +137,13 @@ def test_a_plan_shows_every_stage_and_makes_nothing(empty_folder: Path) -> None:
     assert title.startswith("harp · 90 % removed (10×) · digits_resnet · digits")
     assert [row.split()[0] for row in rows] == list(STAGES)
     assert not any("cached" in row for row in rows)
-    assert [row.split()[0] for row in rows if "about" in row] == list(STAGES[1:5])
+    assert [row.split()[0] for row in rows if "about" in row] == list(STAGES[1:6])
 
     document = advprune("plan", "--set", "attack_steps=1", "--json")
     assert document.out.count("\n") == 1
     entries = document.json
     assert [entry["name"] for entry in entries] == list(STAGES)
-    assert all(entry["seconds"] > 0 for entry in entries[1:5])
+    assert all(entry["seconds"] > 0 for entry in entries[1:6])
     assert list(empty_folder.iterdir()) == []
 
 

@@ -19,7 +19,8 @@ from advprune.errors import BadData, Incompatible, NotFound, Refused
 from advprune.repro import seeded
 from export import graph
 from export.encodings import x86_form
-from export.quantize import quantise_weight, quantize
+from export.quantize import quantize
+from export.rounding import round_weight
 from export.to_onnx import to_onnx
 
 pytest_plugins = ["export_fixtures"]
@@ -202,7 +203,8 @@ def test_weight_of_any_axis():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(5, 3)).astype(np.float32)
     weight[:, 1] = 0
-    codes, scales = quantise_weight(weight, 1, np.array(0.1, np.float32), np.zeros(3, np.float32))
+    rounded = round_weight(torch.from_numpy(weight), 1, torch.tensor(0.1), torch.zeros(3))
+    codes, scales = (value.numpy() for value in rounded)
     np.testing.assert_allclose(scales, [np.abs(weight[:, 0]).max() / 127, 1, scales[2]], rtol=1e-6)
     np.testing.assert_allclose(codes * scales, weight, atol=float(scales[[0, 2]].max()) / 2 + 1e-6)
 
@@ -213,7 +215,10 @@ def test_weight_of_any_axis():
 def test_nearly_dead_channels_have_normal_scales(size: float, bias: float, step: float):
     weight = np.full((1, 4), size, np.float32)
     factor = np.array(step, np.float32)
-    codes, scales = quantise_weight(weight, 0, factor, np.full(1, bias, np.float32))
+    rounded = round_weight(
+        torch.from_numpy(weight), 0, torch.tensor(factor), torch.full((1,), bias)
+    )
+    codes, scales = (value.numpy() for value in rounded)
     tiny = np.finfo(np.float32).tiny
     assert scales[0] >= tiny and factor * scales[0] >= tiny
     assert abs(bias / (np.float64(factor) * scales[0])) < 2**31

@@ -29,7 +29,7 @@ from pipeline.store import CHECKPOINT
 from pipeline.watch import Silent, Watch
 
 STAGES = tuple(module.__name__.rpartition(".")[2] for module in ORDER)
-ROBUST = ("adversarial", "prune", "finetune")
+ROBUST = ("adversarial", "prune", "finetune", "quantize")
 
 
 # What a stage depends on ------------------------------------------------------------------------
@@ -57,7 +57,10 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "device": ("cuda", STAGES),
     "threads": (3, STAGES),
     "uint8_head": (True, ("export",)),
+    "quantize.how": ("ptq", ("quantize",)),
     "quantize.calibration": ("percentile", ("quantize",)),
+    "quantize.scales": ("observed", ("quantize",)),
+    "quantize.distill": (0.5, ("quantize",)),
     "verify.split": ("train", ("verify",)),
     "verify.steps": (3, ("verify",)),
     "verify.restarts": (3, ("verify",)),
@@ -128,8 +131,13 @@ def test_one_gpu_is_as_good_as_another() -> None:
 def test_a_setting_that_an_objective_does_not_read_changes_nothing() -> None:
     assert changed({"beta": 5}, base={"objective": "trades"}) == {*ROBUST, "report"}
     natural = {"objective": "natural"}
-    assert changed({"eps": 0.1}, base=natural) == {"verify", "report"}
+    # The better of two quantisations is the more robust one, however they were trained.
+    assert changed({"eps": 0.1}, base=natural) == {"quantize", "verify", "report"}
     assert changed({"attack_steps": 3}, base=natural) == {"report"}
+    calibrated = {"quantize.how": "ptq"}
+    assert changed({"eps": 0.1}, base=natural | calibrated) == {"verify", "report"}
+    trained = {"quantize.epochs": 5, "quantize.scales": "observed", "quantize.lr": 0.5, "seed": 1}
+    assert "quantize" not in changed(trained, base=calibrated)
     # A method that reads its masks off the network does not train.
     magnitude = {"method": "magnitude"}
     assert changed({"prune.epochs": 5, "prune.batch_size": 5}, magnitude) == {"report"}
@@ -143,7 +151,7 @@ def test_a_survey_depends_on_its_batches_and_its_attack_and_not_on_training(meth
     assert changed(settings | {"prune.validate_every": 5}, base) == {"report"}
     assert changed({"prune.batch_size": 5}, base) == {"prune", "report"}
     # Even where nothing trains adversarially.
-    assert changed({"eps": 0.1}, base) == {"prune", "verify", "report"}
+    assert changed({"eps": 0.1}, base) == {"prune", "quantize", "verify", "report"}
     assert changed({"attack_steps": 3}, base) == {"prune", "report"}
     assert changed({"seed": 1}, base) == {*TRAINING, "verify", "report"}
 

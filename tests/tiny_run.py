@@ -32,6 +32,7 @@ _SETTINGS = {
     "adversarial.epochs": 2,
     "prune.epochs": 1,
     "finetune.epochs": 3,
+    "quantize.epochs": 1,
     "verify.steps": 10,
     "verify.queries": 5,
     "verify.restarts": 1,

@@ -19,13 +19,23 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(scale)
+        learns = ctx.needs_input_grad[1]
+        ctx.save_for_backward(scale, *((x, zero) if learns else ()))
+        ctx.ends = low, high
         return (x / scale).round_().add_(zero).clamp_(low, high)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (scale,) = ctx.saved_tensors
-        return gradients[0] / scale, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        scale, *values = ctx.saved_tensors
+        through = gradients[0] / scale
+        if not values:
+            return through, None, None, None, None
+        x, zero = values
+        steps = x / scale
+        codes, (low, high) = steps.round() + zero, ctx.ends
+        inside = (codes >= low) & (codes <= high)
+        by_scale = -(through * steps).where(inside, 0.0)
+        return through, by_scale.sum_to_size(scale.shape), None, None, None
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
@@ -35,6 +45,9 @@ def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int 
     (Bengio et al. 2013). The true gradient of rounding is 0, and makes any network that rounds look
     robust; that of cutting hides the way back from a code that has run into its end. Dividing is
     the standard's way: the reciprocal gives other codes next to ties.
+
+    A scale that learns gets the gradient of LSQ (Esser et al. 2020, equation 3), once the codes are
+    multiplied by it: -x / scale**2 where nothing was cut, else 0.
 
     Args:
         x: float32, any shape.

@@ -1,6 +1,7 @@
 """An ONNX graph as a network: its nodes, in order, as functions that a gradient passes through."""
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from advprune.twin.codes import Unsupported, quantize
 from advprune.twin.integers import on_codes
 from advprune.twin.operators import OPERATORS
 from advprune.types import Images, Logits
+
+DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,22 @@ class Step:
 
 
 class Network(nn.Module):
-    """The nodes of a graph, in order, on the constants that they read."""
+    """The nodes of a graph, in order, on the constants that they read.
 
-    def __init__(self, graph: GraphProto, camera: bool) -> None:
+    Args:
+        camera: the graph takes uint8 (N, H, W, C).
+        learned: names of constants that `constants` of a subclass gives at every call, in place of
+            those of the graph.
+
+    Raises:
+        Unsupported: an operator that has no function here.
+    """
+
+    def __init__(self, graph: GraphProto, camera: bool, learned: Collection[str] = ()) -> None:
         super().__init__()
-        constants = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+        _check_known(graph)
+        kept = (tensor for tensor in graph.initializer if tensor.name not in learned)
+        constants = {tensor.name: _tensor(tensor) for tensor in kept}
         self._camera = camera
         self._input, self._output = image_inputs(graph)[0].name, graph.output[0].name
         self._steps = _in_order(graph, constants)
@@ -63,9 +77,13 @@ class Network(nn.Module):
             form = torch.channels_last if value.ndim == 4 else torch.contiguous_format
             self.register_buffer(f"constant{i}", value.contiguous(memory_format=form))
 
+    def constants(self) -> dict[str, Tensor]:
+        """What the nodes read beside the images, by name."""
+        floats = {name: self.get_buffer(f"constant{i}") for i, name in enumerate(self._floats)}
+        return floats | self._integers
+
     def forward(self, x: Images) -> Logits:
-        values = dict(self._integers)
-        values |= {name: self.get_buffer(f"constant{i}") for i, name in enumerate(self._floats)}
+        values = self.constants()
         # The layout that convolutions on a CPU and tensor cores are fastest with.
         x = x.contiguous(memory_format=torch.channels_last)
         if self._camera:
@@ -73,8 +91,22 @@ class Network(nn.Module):
         values[self._input] = x
         del x
         for step in self._steps:
-            step.run(values)
+            self.run(step, values)
         return values[self._output]
+
+    def run(self, step: Step, values: dict[str, Tensor]) -> None:
+        """One node; its results join the values."""
+        step.run(values)
+
+
+def _check_known(graph: GraphProto) -> None:
+    unknown = {
+        f"{node.domain}.{node.op_type}".lstrip("."): node.name
+        for node in reversed(graph.node)
+        if node.domain not in DOMAINS or node.op_type not in OPERATORS
+    }
+    if unknown:
+        raise Unsupported(", ".join(f"{kind} {name!r}" for kind, name in sorted(unknown.items())))
 
 
 def _in_order(graph: GraphProto, constants: dict[str, Tensor]) -> list[Step]:

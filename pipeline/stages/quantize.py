@@ -1,36 +1,134 @@
-"""Stage 5: the float network as a graph, and its 8-bit twin in the TensorRT form."""
+"""Stage 5: the float network as a graph, and its 8-bit twin in the TensorRT form.
 
-from advprune.data import as_float
+By calibration alone (ptq) or with robust training through the rounding (qat). Left to itself it
+makes both and keeps the one that is better on the validation split.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advprune.attacks.losses import cross_entropy, margin
+from advprune.attacks.pgd_worst import pgd_worst
+from advprune.attacks.square import square
+from advprune.data import ImageSet, as_float
+from advprune.distillation import Distilled
+from advprune.errors import Incompatible
+from advprune.evaluate import craft, is_correct, predict, survives
+from advprune.method import Task
+from advprune.objectives import Objective
+from advprune.repro import derive
+from advprune.train import Trained, fit
+from advprune.twin import differentiable
+from deploy.replay import classifier
+from deploy.runtime import load
+from export import graph
 from export.check import sparsity_kept
+from export.encodings import x86_form
+from export.fake_quant import FakeQuant, write
 from export.patterns import assert_two_in_four
 from export.quantize import quantize
 from export.to_onnx import to_onnx
+from pipeline.devices import resolve_device
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import images_of, network_of
+from pipeline.stages.training import images_of, network_of, settings, write_history
 
 FLOAT = "model.fp32.onnx"
 INT8 = "model.int8.onnx"
+# The attacks on validation images that decide between the two.
+STEPS, QUERIES = 20, 300
 
 
 def stage(recipe: Recipe) -> Stage:
+    how = recipe.quantize.how
     two_in_four = getattr(recipe.pruning_method(), "granularity", None) == "2:4"
 
     def run(context: Context) -> Metrics:
         images = images_of(context)
-        net = network_of(context, "finetune").cpu()
+        net = network_of(context, "finetune")
         to_onnx(net, images.shape, context.out / FLOAT)
         calibration = as_float(images.calib.images).cpu().numpy()
-        method = context.recipe.quantize.calibration
-        quantize(context.out / FLOAT, calibration, context.out / INT8, method)
+        quantize(context.out / FLOAT, calibration, context.out / INT8, recipe.quantize.calibration)
+        chosen = {"quantisation": "ptq"} if how == "ptq" else _train(context, images, net)
         kept = sparsity_kept(context.out / FLOAT, context.out / INT8).values()
         # A rounded zero is a zero, so the pattern that sparse kernels need must still be there.
         pattern = assert_two_in_four(context.out / INT8) if two_in_four else {}
         return {
+            **chosen,
             "calibration_images": len(calibration),
             "fp32_nonzero": sum(pair[0] for pair in kept),
             "int8_nonzero": sum(pair[1] for pair in kept),
             **({"two_in_four": sum(pair[0] for pair in pattern.values())} if two_in_four else {}),
         }
 
-    return Stage("quantize", ("data", "finetune"), recipe.quantize.model_dump(), run)
+    config: dict[str, Any] = {"how": how, "calibration": recipe.quantize.calibration}
+    if how != "ptq":
+        trained = recipe.quantize.model_dump(include={"scales", "distill"})
+        threat = recipe.threat().to_dict()
+        objective = recipe.robust_objective(recipe.quantize)
+        config |= {**settings(recipe, recipe.quantize, objective), **trained, "judged_by": threat}
+    return Stage("quantize", ("data", "finetune"), config, run, version=2)
+
+
+def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
+    """Train through the 8 bits of the calibrated file, and keep what came out if it is better."""
+    recipe, path = context.recipe, context.out / INT8
+    try:
+        fake, trained = _fit(context, images, teacher)
+    except Incompatible as error:
+        if recipe.quantize.how == "qat":
+            raise
+        return {"quantisation": "ptq", "no_training": str(error)}
+    write_history(context, trained)
+    judged = {"ptq": _judge(path, recipe, images)}
+    calibrated = path.read_bytes()
+    write(fake, graph.load(path), path)
+    judged["qat"] = _judge(path, recipe, images)
+    better = "qat" if recipe.quantize.how == "qat" else max(judged, key=lambda name: judged[name])
+    if better == "ptq":
+        path.write_bytes(calibrated)
+    robust, clean = judged[better]
+    return {
+        "quantisation": better,
+        "val_clean": round(clean, 6),
+        "val_robust": round(robust, 6),
+        **{f"val_robust_{name}": round(one, 6) for name, (one, _) in judged.items()},
+    }
+
+
+def _fit(context: Context, images: ImageSet, teacher: nn.Module) -> tuple[FakeQuant, Trained]:
+    recipe, training = context.recipe, context.recipe.quantize
+    device = resolve_device(recipe.device)
+    float_model, model = (graph.load(context.out / name) for name in (FLOAT, INT8))
+    fake = FakeQuant(float_model, model, training.scales).to(device)
+    objective = recipe.robust_objective(training)
+    if training.distill:
+        plain = {name: getattr(objective, name) for name in Objective.__dataclass_fields__}
+        objective = Distilled(**plain, teacher=teacher, share=training.distill)
+    task = Task(objective, recipe.seed, images.shape)
+    select = training.validate_every > 0
+    return fake, fit(fake, images, task, training.schedule(), context.observer, select=select)
+
+
+def _judge(path: Path, recipe: Recipe, images: ImageSet) -> tuple[float, float]:
+    """Robust and clean accuracy on the validation split of the engine that would ship.
+
+    Both in [0, 1]; robust is what survives gradients through its twin and Square on itself.
+    """
+    val, threat, seed = images.val, recipe.threat(), derive(recipe.seed, "quantize")
+    twin = differentiable(path.read_bytes(), path.name).to(val.images.device)
+    with tempfile.TemporaryDirectory() as folder:
+        shipped = Path(folder, "x86.onnx")
+        graph.save(x86_form(graph.load(path)), shipped)
+        engine = classifier(load(shipped))
+    clean = is_correct(predict(engine, val.images), val.labels)
+    robust = survives(engine, val, threat, seed, partial(square, queries=QUERIES))
+    for loss in (cross_entropy, margin):
+        attack = partial(pgd_worst, steps=STEPS, restarts=1, loss=loss)
+        candidates = craft(twin, val, threat, seed, attack)
+        robust &= is_correct(predict(engine, candidates), val.labels)
+    return float(robust.double().mean()), float(clean.double().mean())

@@ -10,7 +10,7 @@ is given the x86 form of the 8-bit graph and OpenVINO the TensorRT form.
 """
 
 import argparse
-import importlib
+import importlib.util
 import itertools
 import os
 import statistics
@@ -20,12 +20,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from grid import write_section
-from numpy.typing import NDArray
 
 from advprune.channels import remove
 from advprune.coupling import couple
@@ -33,7 +31,7 @@ from advprune.models import Architecture, build
 from advprune.stats import macs, parameter_count
 from advprune.surgery import widths
 from deploy.bench import interleaved, latency
-from deploy.runtime import EdgeInfo, EdgeModel, digest, load
+from deploy.runtime import EdgeModel, load
 from export import graph
 from export.check import assert_fused
 from export.encodings import x86_form
@@ -86,34 +84,6 @@ class Timings:
     throughput: list[float] = field(default_factory=list)
 
 
-class OpenVino:
-    """An ONNX file in OpenVINO, compiled for each size of batch that it meets."""
-
-    def __init__(self, openvino: Any, path: Path, precision: str) -> None:
-        self._core = openvino.Core()
-        self._model = self._core.read_model(path)
-        self._requests: dict[int, Any] = {}
-        _, channels, height, width = self._model.input(0).partial_shape
-        shape = channels.get_length(), height.get_length(), width.get_length()
-        classes = self._model.output(0).partial_shape[1].get_length()
-        sha256 = digest(path.read_bytes())
-        self.info = EdgeInfo(
-            "openvino", precision, "cpu", ("CPU",), sha256, "float32 NCHW", shape, classes
-        )
-
-    def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        if len(images) not in self._requests:
-            self._requests[len(images)] = self._compiled(len(images))
-        return self._requests[len(images)].infer({0: images})[0]
-
-    def _compiled(self, batch: int) -> Any:
-        model = self._model.clone()
-        model.reshape([batch, *self.info.shape])
-        # Left to itself it computes in bfloat16 where the processor can.
-        settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-        return self._core.compile_model(model, "CPU", settings).create_infer_request()
-
-
 def make(arch: Architecture, removed: float, folder: Path) -> Candidate:
     """Build the network, cut it and write its files."""
     net = build(arch)
@@ -145,14 +115,14 @@ def rounded(width: float) -> int:
     return max(MULTIPLE, MULTIPLE * round(width / MULTIPLE))
 
 
-def engines(candidates: Sequence[Candidate], openvino: Any) -> Iterator[tuple[str, EdgeModel]]:
-    """Every file in every runtime that is installed."""
+def engines(candidates: Sequence[Candidate], openvino: bool) -> Iterator[tuple[str, EdgeModel]]:
+    """Every file in ONNX Runtime, and in OpenVINO where that is installed."""
     for made in candidates:
         yield name(made.removed, "fp32", "ONNX Runtime"), load(made.fp32)
         yield name(made.removed, "int8", "ONNX Runtime"), load(made.x86)
         if openvino:
-            yield name(made.removed, "fp32", "OpenVINO"), OpenVino(openvino, made.fp32, "fp32")
-            yield name(made.removed, "int8", "OpenVINO"), OpenVino(openvino, made.int8, "int8")
+            yield name(made.removed, "fp32", "OpenVINO"), load(made.fp32, runtime="openvino")
+            yield name(made.removed, "int8", "OpenVINO"), load(made.int8, runtime="openvino")
 
 
 def measure(models: dict[str, EdgeModel], rounds: int, calls: int) -> dict[str, Timings]:
@@ -224,10 +194,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=200, help="of one image, in each round")
     options = parser.parse_args()
-    try:
-        openvino = importlib.import_module("openvino")
-    except ImportError:  # an extra
-        openvino = None
+    openvino = importlib.util.find_spec("openvino") is not None  # an extra
     torch.set_num_threads(1)
     started, load_average = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,11 @@ What the verdict is about is a file; `load` gives that file a `predict` and says
 """
 
 import hashlib
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,25 @@ from numpy.typing import NDArray
 from deploy.errors import DeployError
 
 InputForm = Literal["float32 NCHW", "uint8 NHWC"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 LARGEST_CHUNK = 1024
+
+
+class Runtime(NamedTuple):
+    """What runs files with one suffix, and the module that opens them."""
+
+    suffix: str
+    module: str
+
+
+# The first that fits a file's suffix runs it where no other is asked for.
+RUNTIMES: Mapping[str, Runtime] = {
+    "ort": Runtime(".onnx", "deploy.runtimes.ort"),
+    "ort-cuda": Runtime(".onnx", "deploy.runtimes.ort"),
+    "ort-tensorrt": Runtime(".onnx", "deploy.runtimes.ort"),
+    "openvino": Runtime(".onnx", "deploy.runtimes.openvino"),
+    "tensorrt": Runtime(".plan", "deploy.runtimes.tensorrt"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,15 +42,16 @@ class EdgeInfo:
     """What runs, where, and on which bytes.
 
     Attributes:
-        runtime: "onnxruntime" or "torch".
-        precision: "int8" if the graph quantises, else "fp32".
-        device: where it runs, e.g. "cpu".
+        runtime: "onnxruntime", "openvino", "tensorrt" or "torch".
+        precision: "int8" if the graph quantises, "fp16" if its floats are halves, else "fp32".
+        device: where it runs, e.g. "cpu" or "cuda:0".
         providers: what the runtime really uses, in order of preference.
         sha256: digest of the file, or of the weights of a network that has no file.
         input: what the engine itself takes; `predict` takes float32 NCHW in either case.
         shape: (C, H, W) of one image.
         classes: number of logits.
         threads: that one call may use.
+        version: of the runtime, where it has one.
     """
 
     runtime: str
@@ -43,6 +63,7 @@ class EdgeInfo:
     shape: tuple[int, int, int]
     classes: int
     threads: int = 1
+    version: str = ""
 
 
 class EdgeModel(Protocol):
@@ -66,16 +87,18 @@ class EdgeModel(Protocol):
         ...
 
 
-def load(path: Path, threads: int = 1) -> EdgeModel:
-    """Open a deployed file with the runtime for its kind.
+def load(path: Path, threads: int = 1, runtime: str | None = None) -> EdgeModel:
+    """Open a deployed file.
 
     Args:
-        path: an `.onnx` file, any precision, either input form.
+        path: an `.onnx` file, any precision, either input form; or a TensorRT `.plan`.
         threads: that one call may use; more than one waits by spinning and disturbs its neighbours.
+        runtime: a key of `RUNTIMES`; None is the default for the kind of file.
 
     Raises:
-        DeployError: 66 no such file; 65 not a model that takes images and gives logits; 69 the
-            runtime is not installed, or does not run where it was asked to.
+        DeployError: 66 no such file; 65 not a model that takes images and gives logits, or not one
+            for this runtime; 2 no such runtime; 69 the runtime is not installed, or does not run
+            where it was asked to.
     """
     try:
         data = path.read_bytes()
@@ -83,12 +106,39 @@ def load(path: Path, threads: int = 1) -> EdgeModel:
         raise DeployError(f"{path}: no such file; run the export first", 66) from error
     except OSError as error:
         raise DeployError(f"{path}: cannot be read ({error.strerror}); give a file", 66) from error
-    if path.suffix != ".onnx":
-        raise DeployError(f"{path}: no runtime for {path.suffix or 'this'!r} files; give .onnx", 65)
     # Runtimes are packages of their own, and a device has the one that it needs.
-    from deploy.runtimes.ort import OrtModel
+    match name := runtime_for(path, runtime):
+        case "tensorrt":
+            return importlib.import_module(RUNTIMES[name].module).TensorRtModel(path)
+        case "openvino":
+            from deploy.runtimes.openvino import OpenVinoModel
 
-    return OrtModel(data, str(path), threads)
+            return OpenVinoModel(data, str(path), threads)
+        case _:
+            from deploy.runtimes.ort import OrtModel
+
+            return OrtModel(data, str(path), threads, name)
+
+
+def runtime_for(path: Path, asked: str | None) -> str:
+    """The runtime that opens a file: the one asked for, or the default for its suffix.
+
+    Raises:
+        DeployError: 2 no such runtime; 65 none, or not this one, runs files with this suffix.
+    """
+    if asked is not None and asked not in RUNTIMES:
+        raise DeployError(f"runtime {asked!r} is not known; use {', '.join(RUNTIMES)}", 2)
+    fitting = [name for name, runtime in RUNTIMES.items() if runtime.suffix == path.suffix]
+    if not fitting:
+        known = " or ".join(dict.fromkeys(runtime.suffix for runtime in RUNTIMES.values()))
+        raise DeployError(
+            f"{path}: no runtime for {path.suffix or 'this'!r} files; give {known}", 65
+        )
+    if asked is not None and asked not in fitting:
+        raise DeployError(
+            f"{path}: {asked} runs {RUNTIMES[asked].suffix} files; use {', '.join(fitting)}", 65
+        )
+    return asked or fitting[0]
 
 
 def digest(data: bytes) -> str:

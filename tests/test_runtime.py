@@ -4,12 +4,15 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from biased_graph import write_graph
 from exported_net import CLASSES, SHAPE, Exported, make_net, run
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -42,6 +45,7 @@ def test_info_is_read_from_the_file(exported: Exported, form: str, precision: st
     assert (info.shape, info.classes) == (SHAPE, CLASSES)
     assert (info.runtime, info.device, info.threads) == ("onnxruntime", "cpu", 1)
     assert info.providers == ("CPUExecutionProvider",)
+    assert info.version == onnxruntime.__version__
 
 
 def test_predict_is_the_engine(exported: Exported):
@@ -123,29 +127,6 @@ def test_what_is_no_image_is_refused(model: EdgeModel, exported: Exported, spoil
     assert "\n" not in str(caught.value)
 
 
-def write_graph(path: Path, bias: np.ndarray, batch: str | int = "batch", **external: str) -> Path:
-    """images (batch, 2, 4, 4) + bias of each channel -> mean over pixels -> logits."""
-    values = np.broadcast_to(bias.astype(np.float32)[:, None, None], (2, 4, 4))
-    tensor = numpy_helper.from_array(values, "bias")
-    if external:
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=external["location"])
-    nodes = [
-        helper.make_node("Add", ["images", "bias"], ["sum"]),
-        helper.make_node("GlobalAveragePool", ["sum"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["logits"]),
-    ]
-    ends = [
-        helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 2, 4, 4]),
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2]),
-    ]
-    body = helper.make_graph(nodes, "g", ends[:1], ends[1:], [tensor])
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path):
     images = np.full((3, 2, 4, 4), 0.5, np.float32)
     good = load(write_graph(tmp_path / "good.onnx", np.array([1.0, 2.0])))
@@ -209,12 +190,134 @@ def test_no_file_beside_the_model_is_read(tmp_path: Path, monkeypatch: pytest.Mo
             load(path)
 
 
-def test_another_device_than_asked_for_is_refused(exported: Exported, monkeypatch):
+# Runtimes ---------------------------------------------------------------------------------------
+
+
+def test_a_runtime_that_is_not_there_or_does_not_fit_is_refused(exported: Exported, tmp_path: Path):
+    with refusal(2, "'tflite' is not known; use ort, ort-cuda, ort-tensorrt, openvino, tensorrt"):
+        load(exported.x86, runtime="tflite")
+    with refusal(65, r"x86\.onnx: tensorrt runs \.plan files; use ort, ort-cuda"):
+        load(exported.x86, runtime="tensorrt")
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"an engine")
+    for runtime in ("ort", "ort-cuda", "ort-tensorrt", "openvino"):
+        with refusal(65, rf"model\.plan: {runtime} runs \.onnx files; use tensorrt"):
+            load(plan, runtime=runtime)
+    (tmp_path / "model.tflite").write_bytes(b"a model")
+    with refusal(65, r"no runtime for '\.tflite' files; give \.onnx or \.plan"):
+        load(tmp_path / "model.tflite")
+
+
+def test_a_plan_is_opened_by_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = []
+    module = SimpleNamespace(TensorRtModel=lambda path: opened.append(path) or "the model")
+    monkeypatch.setitem(sys.modules, "deploy.runtimes.tensorrt", module)
+    plan = tmp_path / "model.plan"
+    with refusal(66, "no such file"):
+        load(plan)
+    plan.write_bytes(b"an engine")
+    assert load(plan) == load(plan, runtime="tensorrt") == "the model"
+    assert opened == [plan, plan]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "provider"),
+    [("ort-cuda", "CUDAExecutionProvider"), ("ort-tensorrt", "TensorrtExecutionProvider")],
+)
+class TestGpuProviders:
+    def test_a_package_without_the_provider_is_told_with_the_one_that_has_it(
+        self, exported: Exported, runtime: str, provider: str
+    ):
+        assert provider not in onnxruntime.get_available_providers()
+        with refusal(69, f"asked for {provider}, CPUExecutionProvider would run") as caught:
+            load(exported.x86, runtime=runtime)
+        assert "has AzureExecutionProvider, CPUExecutionProvider" in str(caught.value)
+        assert "pip install onnxruntime-gpu" in str(caught.value)
+
+    def test_nodes_that_fall_back_to_the_cpu_are_refused(
+        self, exported: Exported, monkeypatch: pytest.MonkeyPatch, runtime: str, provider: str
+    ):
+        # As on a machine whose package has the provider and whose driver does not load.
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
+        with (
+            pytest.warns(UserWarning, match=f"'{provider}' is not in available"),
+            refusal(69, f"asked for {provider}, CPUExecutionProvider would run some or all of it"),
+        ):
+            load(exported.float_onnx, runtime=runtime)
+
+    def test_the_session_is_asked_for_this_provider_alone(
+        self, exported: Exported, monkeypatch: pytest.MonkeyPatch, runtime: str, provider: str
+    ):
+        asked = record_sessions(monkeypatch, [provider, "CPUExecutionProvider"])
+        info = load(exported.int8, runtime=runtime).info
+        assert (info.device, info.runtime) == ("cuda:0", "onnxruntime")
+        assert info.providers == (provider, "CPUExecutionProvider")
+        (call,) = asked
+        assert call["providers"] == [provider]
+        assert call["fallback"] == "1"
+        assert call["enable_fallback"] == 0
+        (options,) = call["provider_options"]
+        if runtime == "ort-tensorrt":
+            assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "0"
+            assert (options["trt_int8_enable"], options["trt_fp16_enable"]) == ("1", "0")
+
+    def test_another_provider_than_asked_for_is_refused(
+        self, exported: Exported, monkeypatch: pytest.MonkeyPatch, runtime: str, provider: str
+    ):
+        record_sessions(monkeypatch, ["CPUExecutionProvider"])
+        with refusal(69, f"asked for {provider}, CPUExecutionProvider runs; this onnxruntime has"):
+            load(exported.int8, runtime=runtime)
+
+
+def record_sessions(monkeypatch: pytest.MonkeyPatch, providers: list[str]) -> list[dict[str, Any]]:
+    """What sessions are asked for that run on the CPU and say that they run on `providers`."""
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def session(data: bytes, options: onnxruntime.SessionOptions, **given: Any):
+        fallback = options.get_session_config_entry("session.disable_cpu_ep_fallback")
+        asked.append({"fallback": fallback, **given})
+        made = real(data, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(made, "get_providers", lambda: providers)
+        return made
+
+    gpus = ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: gpus)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return asked
+
+
+def test_another_device_than_the_cpu_is_refused(exported: Exported, monkeypatch):
     monkeypatch.setattr(
         onnxruntime.InferenceSession, "get_providers", lambda self: ["AzureExecutionProvider"]
     )
-    with refusal(69, "asked for .*CPUExecutionProvider.* uses .*Azure"):
+    with refusal(69, "asked for CPUExecutionProvider, AzureExecutionProvider runs"):
         load(exported.float_onnx)
+
+
+def test_a_graph_that_computes_in_half_precision_says_so(exported: Exported, tmp_path: Path):
+    path = write_graph(tmp_path / "half.onnx", np.array([1.0, 2.0]))
+    model = onnx.load(path)
+    nodes = model.graph.node
+    nodes.insert(0, helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT16))
+    nodes[1].input[0] = "x"
+    nodes[-1].output[0] = "halves"
+    nodes.append(helper.make_node("Cast", ["halves"], ["logits"], to=TensorProto.FLOAT))
+    (bias,) = model.graph.initializer
+    half = numpy_helper.to_array(bias).astype(np.float16)
+    bias.CopyFrom(numpy_helper.from_array(half, "bias"))
+    onnx.save(model, path)
+    assert load(path).info.precision == "fp16"
+    np.testing.assert_array_equal(
+        load(path).predict(np.full((2, 2, 4, 4), 0.5, np.float32)), np.full((2, 2), [1.5, 2.5])
+    )
+    # Eight bits win: what a quantised graph keeps in halves does not make it a half-precision one.
+    mixed = onnx.load(exported.int8)
+    mixed.graph.node.append(
+        helper.make_node("Cast", ["images"], ["unused"], to=TensorProto.FLOAT16)
+    )
+    onnx.save(mixed, tmp_path / "mixed.onnx")
+    assert load(tmp_path / "mixed.onnx").info.precision == "int8"
 
 
 def test_missing_onnxruntime_names_the_command(exported: Exported):

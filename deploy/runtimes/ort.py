@@ -1,22 +1,15 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or through one of its providers for NVIDIA GPUs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import DeployError
-from deploy.runtime import (
-    LARGEST_CHUNK,
-    EdgeInfo,
-    InputForm,
-    Precision,
-    check_images,
-    check_logits,
-    digest,
-)
+from deploy.runtime import EdgeInfo, Precision, digest
+from deploy.runtimes import forms
 
 try:
     import onnxruntime
@@ -27,6 +20,7 @@ except ModuleNotFoundError as missing:
     raise DeployError("onnxruntime is missing; type: pip install onnxruntime", 69) from missing
 
 _REFUSALS = (
+    refusals.EPFail,
     refusals.Fail,
     refusals.InvalidArgument,
     refusals.InvalidGraph,
@@ -35,78 +29,73 @@ _REFUSALS = (
     refusals.NotImplemented,
     refusals.RuntimeException,
 )
-_PROVIDERS = ("CPUExecutionProvider",)
-# A node's operator type as protobuf writes it: field 4, length 16, the name.
-_DEQUANTIZE = b"\x22\x10DequantizeLinear"
+_CPU = "CPUExecutionProvider"
+PROVIDERS: Mapping[str, str] = {
+    "ort": _CPU,
+    "ort-cuda": "CUDAExecutionProvider",
+    "ort-tensorrt": "TensorrtExecutionProvider",
+}
+_PACKAGES = {"ort": "onnxruntime", "ort-cuda": "onnxruntime-gpu", "ort-tensorrt": "onnxruntime-gpu"}
+# With this, a session that would leave a node to the CPU is refused; where the CPU itself was
+# asked for, ONNX Runtime refuses the setting.
+_NO_FALLBACK = "session.disable_cpu_ep_fallback"
 # A graph given as bytes may name files with weights, which onnxruntime would then read relative
 # to the current folder, upwards too. Nothing can lie under this path, so such a graph is refused.
 _NO_FOLDER = str(Path(os.devnull, "none"))
 
 
 class OrtModel:
-    """An ONNX file in ONNX Runtime.
+    """An ONNX file in ONNX Runtime, all of it on the provider that was asked for.
 
     Precision and input form are read from the graph, not from what its metadata claim: a graph
     is 8-bit if it dequantises, and it takes camera images if its input is uint8.
     """
 
-    def __init__(self, data: bytes, origin: str, threads: int) -> None:
+    def __init__(self, data: bytes, origin: str, threads: int, runtime: str = "ort") -> None:
         """Open a graph with all its weights inside.
 
         Args:
             data: the whole file.
             origin: its name, for messages.
             threads: that one call may use.
+            runtime: a key of `PROVIDERS`.
 
         Raises:
             DeployError: 65 or 69, see `deploy.runtime.load`.
         """
+        precision = forms.precision_of(data)
         self._origin = origin
-        self._session = _open(data, origin, threads)
-        providers = tuple(self._session.get_providers())
-        if providers != _PROVIDERS:
-            raise DeployError(
-                f"{origin}: asked for {_PROVIDERS}, onnxruntime uses {providers}; "
-                "install a build for this device",
-                69,
-            )
-        form, shape, classes = _ends(self._session, origin)
-        precision: Precision = "int8" if _DEQUANTIZE in data else "fp32"
-        self._input = self._session.get_inputs()[0].name
+        self._session = _open(data, origin, threads, runtime, precision)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        form, shape, classes = forms.ends([*map(_end, inputs)], [*map(_end, outputs)], origin)
+        self._input = inputs[0].name
         self.info = EdgeInfo(
             runtime="onnxruntime",
             precision=precision,
-            device="cpu",
-            providers=providers,
+            device="cpu" if runtime == "ort" else "cuda:0",
+            providers=tuple(self._session.get_providers()),
             sha256=digest(data),
             input=form,
             shape=shape,
             classes=classes,
             threads=threads,
+            version=onnxruntime.__version__,
         )
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of images, see `EdgeModel.predict`."""
-        check_images(images, self.info.shape)
-        chunks = [
-            self._run(images[i : i + LARGEST_CHUNK]) for i in range(0, len(images), LARGEST_CHUNK)
-        ]
-        logits = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-        check_logits(logits, self._origin)
-        return logits
+        return forms.predict(self._run, images, self.info, self._origin)
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        feed = images if self.info.input == "float32 NCHW" else _camera(images)
-        return np.asarray(self._session.run(None, {self._input: feed})[0], np.float32)
+    def _run(self, batch: NDArray) -> NDArray:
+        return np.asarray(self._session.run(None, {self._input: batch})[0])
 
 
-def _camera(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Float images (N, C, H, W) as uint8 (N, H, W, C), rounding half to even."""
-    pixels = np.rint(images * np.float32(255)).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-
-
-def _open(data: bytes, origin: str, threads: int) -> onnxruntime.InferenceSession:
+def _open(
+    data: bytes, origin: str, threads: int, runtime: str, precision: Precision
+) -> onnxruntime.InferenceSession:
+    asked = PROVIDERS[runtime]
+    if asked not in onnxruntime.get_available_providers():
+        raise _fallback(origin, runtime, f"{_CPU} would run")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -114,29 +103,51 @@ def _open(data: bytes, origin: str, threads: int) -> onnxruntime.InferenceSessio
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", _NO_FOLDER
     )
+    if asked != _CPU:
+        options.add_session_config_entry(_NO_FALLBACK, "1")
     try:
-        return onnxruntime.InferenceSession(data, options, providers=[*_PROVIDERS])
+        session = onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=[asked],
+            provider_options=[_provider_options(runtime, precision)],
+            # Otherwise the package itself tries other providers, and tells so on the terminal.
+            enable_fallback=0,
+        )
     except _REFUSALS as error:
         reason = str(error).splitlines()[0]
+        if "fallback to CPU EP" in reason:
+            raise _fallback(origin, runtime, f"{_CPU} would run some or all of it") from error
         raise DeployError(f"{origin}: not a model that onnxruntime runs ({reason})", 65) from error
+    runs = session.get_providers()
+    # A GPU's session lists the CPU behind it, to which the option above leaves nothing.
+    if runs[0] != asked or (asked == _CPU and len(runs) > 1):
+        raise _fallback(origin, runtime, f"{', '.join(runs)} runs")
+    return session
 
 
-def _ends(
-    session: onnxruntime.InferenceSession, origin: str
-) -> tuple[InputForm, tuple[int, int, int], int]:
-    """Input form, (C, H, W) and number of classes of a graph that takes images."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    dims: Sequence[int | str] = inputs[0].shape
-    if len(inputs) == len(outputs) == 1 and len(dims) == 4 and not isinstance(dims[0], int):
-        a, b, c = dims[1:]
-        classes = outputs[0].shape[-1]
-        if isinstance(a, int) and isinstance(b, int) and isinstance(c, int):
-            if inputs[0].type == "tensor(float)" and isinstance(classes, int):
-                return "float32 NCHW", (a, b, c), classes
-            if inputs[0].type == "tensor(uint8)" and isinstance(classes, int):
-                return "uint8 NHWC", (c, a, b), classes
-    raise DeployError(
-        f"{origin}: takes {[(end.type, end.shape) for end in inputs]}; need one input, float32 "
-        "(batch, C, H, W) or uint8 (batch, H, W, C) of fixed size and free batch",
-        65,
+def _provider_options(runtime: str, precision: Precision) -> dict[str, str]:
+    if runtime != "ort-tensorrt":
+        return {}
+    return {
+        # An engine from the cache might be that of another graph or version.
+        "trt_engine_cache_enable": "0",
+        "trt_timing_cache_enable": "0",
+        # TensorRT runs a graph's reduced precision only where it is also allowed to.
+        "trt_int8_enable": str(int(precision == "int8")),
+        "trt_fp16_enable": str(int(precision == "fp16")),
+    }
+
+
+def _fallback(origin: str, runtime: str, instead: str) -> DeployError:
+    available = ", ".join(onnxruntime.get_available_providers())
+    return DeployError(
+        f"{origin}: asked for {PROVIDERS[runtime]}, {instead}; this onnxruntime has {available}; "
+        f"type: pip install {_PACKAGES[runtime]} (and see `advprune doctor`)",
+        69,
     )
+
+
+def _end(end: onnxruntime.NodeArg) -> forms.End:
+    kind, sizes = str(end.type), [size if isinstance(size, int) else None for size in end.shape]
+    return {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(kind, kind), sizes

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,20 @@ class Latency:
     """Wall time of calls with one image, and throughput in batches.
 
     Attributes:
-        runtime, precision, threads: of the model.
+        runtime, version, device, providers, precision, threads: of the model.
         p50_ms, p90_ms, p99_ms: percentiles of one call with one image; each is a measured value.
         throughput: images per second in batches of `throughput_batch`, from the median batch.
         samples_ms: every call with one image, in order.
         load_average: of the machine over the last minute, before the first call; above the number
             of cores, other work was in the way.
+        operators: what the engine really runs, e.g. {"QLinearConv": 9}, as far as the caller knew:
+            8 bits that run in float kernels are 8 bits in name alone.
     """
 
     runtime: str
+    version: str
+    device: str
+    providers: tuple[str, ...]
     precision: str
     threads: int
     p50_ms: float
@@ -39,6 +45,7 @@ class Latency:
     throughput: float
     samples_ms: tuple[float, ...]
     load_average: float
+    operators: Mapping[str, int]
     batch: int = 1
     throughput_batch: int = THROUGHPUT_BATCH
 
@@ -56,6 +63,7 @@ def interleaved(
     *,
     warmup_s: float,
     calls: int,
+    operators: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> dict[str, Latency]:
     """Time several models in turn, call by call, so that what slows the machine slows them alike.
 
@@ -66,6 +74,7 @@ def interleaved(
         images: float32 (N, C, H, W) in [0, 1]; calls walk through them, batches repeat them.
         warmup_s: seconds of calls for each model that are not counted.
         calls: timed calls with one image for each model, at least 1.
+        operators: name -> counts of what that engine runs, to be kept beside its times.
 
     Raises:
         DeployError: 65 if there is nothing to measure or the images do not fit a model.
@@ -79,44 +88,51 @@ def interleaved(
     singles = [images[i : i + 1] for i in range(len(images))]
     batch = np.resize(images, (THROUGHPUT_BATCH, *images.shape[1:]))
     for model in models.values():
-        _warm_up(model, singles[0], batch, warmup_s)
+        model.predict(batch)
+        warm_up(model, singles[0], warmup_s)
     once = {name: np.empty(calls) for name in models}
     for call in range(calls):
         for name, model in models.items():
-            once[name][call] = _milliseconds(model, singles[call % len(singles)])
+            once[name][call] = milliseconds(model, singles[call % len(singles)])
     rounds = max(_FEWEST_BATCHES, calls // THROUGHPUT_BATCH)
     whole = {name: np.empty(rounds) for name in models}
     for turn in range(rounds):
         for name, model in models.items():
-            whole[name][turn] = _milliseconds(model, batch)
+            whole[name][turn] = milliseconds(model, batch)
     return {
-        name: _summary(model, once[name], whole[name], load_average)
+        name: _summary(model, once[name], whole[name], load_average, operators.get(name, {}))
         for name, model in models.items()
     }
 
 
-def _warm_up(
-    model: EdgeModel, single: NDArray[np.float32], batch: NDArray[np.float32], seconds: float
-) -> None:
-    model.predict(batch)
+def warm_up(model: EdgeModel, image: NDArray[np.float32], seconds: float) -> None:
+    """Call a model with one image until the time is over, at least once."""
     end = time.perf_counter_ns() + seconds * 1e9
-    model.predict(single)
+    model.predict(image)
     while time.perf_counter_ns() < end:
-        model.predict(single)
+        model.predict(image)
 
 
-def _milliseconds(model: EdgeModel, images: NDArray[np.float32]) -> float:
+def milliseconds(model: EdgeModel, images: NDArray[np.float32]) -> float:
+    """Wall time of one call."""
     start = time.perf_counter_ns()
     model.predict(images)
     return (time.perf_counter_ns() - start) / 1e6
 
 
 def _summary(
-    model: EdgeModel, once: NDArray[np.float64], whole: NDArray[np.float64], load_average: float
+    model: EdgeModel,
+    once: NDArray[np.float64],
+    whole: NDArray[np.float64],
+    load_average: float,
+    operators: Mapping[str, int],
 ) -> Latency:
     p50, p90, p99 = np.percentile(once, [50, 90, 99], method="inverted_cdf")
     return Latency(
         runtime=model.info.runtime,
+        version=model.info.version,
+        device=model.info.device,
+        providers=model.info.providers,
         precision=model.info.precision,
         threads=model.info.threads,
         p50_ms=float(p50),
@@ -125,6 +141,7 @@ def _summary(
         throughput=THROUGHPUT_BATCH / float(np.median(whole)) * 1e3,
         samples_ms=tuple(once.tolist()),
         load_average=load_average,
+        operators=dict(operators),
     )
 
 

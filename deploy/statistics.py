@@ -84,23 +84,10 @@ def minimum_detectable_drop(
     return high
 
 
-def _lower_bound(successes: int, n: int, tail: float) -> float:
-    """The share p at which P(X >= successes) = tail, X ~ Binomial(n, p)."""
-    if successes == 0:
-        return 0.0
-    low, high = 0.0, successes / n
-    while low < (middle := (low + high) / 2) < high:
-        if _upper_tail(successes, n, middle) < tail:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _upper_tail(k: int, n: int, p: float) -> float:
+def upper_tail(k: int, n: int, p: float) -> float:
     """P(X >= k) for X ~ Binomial(n, p)."""
     if k <= n * p:  # beyond the mode the terms fall, so the sum can stop early
-        return 1 - _upper_tail(n - k + 1, n, 1 - p)
+        return 1 - upper_tail(n - k + 1, n, 1 - p)
     if k > n or p == 0:
         return 0.0
     term = total = _probability(k, n, p)
@@ -110,6 +97,19 @@ def _upper_tail(k: int, n: int, p: float) -> float:
         total += term
         k += 1
     return total
+
+
+def _lower_bound(successes: int, n: int, tail: float) -> float:
+    """The share p at which P(X >= successes) = tail, X ~ Binomial(n, p)."""
+    if successes == 0:
+        return 0.0
+    low, high = 0.0, successes / n
+    while low < (middle := (low + high) / 2) < high:
+        if upper_tail(successes, n, middle) < tail:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _probability(k: int, n: int, p: float) -> float:
@@ -127,7 +127,7 @@ def _power(n: int, drop: float, share: float, alpha: float) -> float:
     first, last = max(0, round(n * share - spread)), min(n, round(n * share + spread))
     total, needed = 0.0, first // 2
     for changed in range(first, last + 1):
-        while _upper_tail(needed, changed, 0.5) >= alpha:
+        while upper_tail(needed, changed, 0.5) >= alpha:
             needed += 1
-        total += _probability(changed, n, share) * _upper_tail(needed, changed, worse)
+        total += _probability(changed, n, share) * upper_tail(needed, changed, worse)
     return total

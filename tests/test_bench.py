@@ -29,7 +29,10 @@ class Slow:
     """A model that takes a known time, on a clock that only its calls move."""
 
     def __init__(self, clock: Clock, name: str, overhead_ms: float, image_ms: float) -> None:
-        self.info = EdgeInfo("fake", "fp32", "cpu", ("fake",), "0", "float32 NCHW", (1, 2, 2), 3)
+        shape = (1, 2, 2)
+        self.info = EdgeInfo(
+            "fake", "fp32", "cpu", ("fake",), "0", "float32 NCHW", shape, 3, version="1.2"
+        )
         self.clock, self.name = clock, name
         self.overhead_ms, self.image_ms = overhead_ms, image_ms
         self.seen: list[NDArray[np.float32]] = []
@@ -56,6 +59,7 @@ def test_times_are_those_of_the_clock(clock: Clock):
     assert found.throughput == pytest.approx(128 / 65 * 1e3)
     assert (found.batch, found.throughput_batch) == (1, 128)
     assert (found.runtime, found.precision, found.threads) == ("fake", "fp32", 1)
+    assert (found.device, found.providers, found.version) == ("cpu", ("fake",), "1.2")
     assert found.load_average >= 0
 
 
@@ -82,6 +86,13 @@ def test_models_take_turns(clock: Clock):
     # Ten milliseconds of warm-up at one and at three a call, and the first one.
     singles = [name for name, count in clock.calls if count == 1]
     assert (singles.count("a") - 7, singles.count("b") - 7) == (10, 4)
+
+
+def test_what_an_engine_runs_is_kept_beside_its_times(clock: Clock):
+    a, b = Slow(clock, "a", 1, 0), Slow(clock, "b", 3, 0)
+    operators = {"b": {"QLinearConv": 9}}
+    found = interleaved({"a": a, "b": b}, IMAGES, warmup_s=0, calls=3, operators=operators)
+    assert (found["a"].operators, found["b"].operators) == ({}, {"QLinearConv": 9})
 
 
 def test_calls_walk_through_the_images(clock: Clock):

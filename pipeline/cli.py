@@ -91,11 +91,24 @@ def attack(
 
 
 @app.command()
-def bench(run: Run = LATEST, as_json: Json = False) -> int:
-    """Measure latency and throughput of the exported engines of a run, interleaved."""
-    from pipeline.commands.results import bench
+def bench(
+    run: Run = LATEST,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="ort, ort-cuda, ort-tensorrt, openvino or tensorrt, for every engine."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="That one call may use.")] = 1,
+    single_stream: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds of MLPerf's single stream for each engine, besides."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all samples here, as JSON.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Measure size, accuracy, latency, throughput and memory of the exported engines of a run."""
+    from pipeline.commands.bench import bench
 
-    return bench(run, as_json)
+    return bench(run, runtime, threads, single_stream, out, as_json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
@@ -163,13 +163,14 @@ def test_doctor_says_what_there_is() -> None:
     found = {entry["name"]: entry for entry in advprune("doctor", "--json").json}
     assert found["torch"]["status"] == "ok"
     assert found["onnxruntime on"]["status"] == "ok"
+    assert (found["openvino"]["status"], found["openvino"]["found"]) == ("ok", version("openvino"))
     assert all(entry["remedy"] for entry in found.values() if entry["status"] != "ok")
     assert all(name in shown.out for name in found)
 
 
 def test_doctor_fails_where_something_needed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
-        if name == "onnx":
+        if name in ("onnx", "openvino"):
             raise PackageNotFoundError(name)
         return "1"
 
@@ -177,6 +178,8 @@ def test_doctor_fails_where_something_needed_is_missing(monkeypatch: pytest.Monk
     missing = advprune("doctor", "--json")
     assert missing.code == 69
     assert [entry["name"] for entry in missing.json if entry["status"] == "missing"] == ["onnx"]
+    (openvino,) = [entry for entry in missing.json if entry["name"] == "openvino"]
+    assert openvino["status"] == "absent" and "pip install 'openvino" in openvino["remedy"]
     monkeypatch.undo()
 
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))

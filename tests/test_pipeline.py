@@ -24,6 +24,7 @@ from tiny_run import STAGES, TINY, Result, advprune, refusal
 from advprune.masks import load_masks
 from deploy import suites
 from deploy.bundle import check_bundle
+from deploy.statistics import share
 from deploy.verdicts import read, write
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -327,13 +328,55 @@ def test_a_suite_is_written_beside_the_run(
     assert "'slow' is not known" in refusal(advprune("verify", run, "--suite", "slow"), 2)
 
 
-def test_bench_times_every_engine(tiny: Tiny) -> None:
-    measured = advprune("bench", tiny.run, "--json")
+def test_bench_measures_every_engine_beside_its_accuracy(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "raw.json"
+    measured = advprune("bench", tiny.run, "--json", "--out", out, "--single-stream", "0")
     assert measured.code == 0
+    assert json.loads(out.read_text()) == measured.json
     assert list(measured.json) == ["fp32", "int8"]
-    for speed in measured.json.values():
-        assert 0 < speed["p50_ms"] <= speed["p90_ms"] <= speed["p99_ms"]
-        assert len(speed["samples_ms"]) >= 300
+    files = tiny.manifest("export")["files"]
+    for engine, found in measured.json.items():
+        assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
+        assert len(found["samples_ms"]) >= 300
+        assert found["load_ms"] > 0 and found["first_ms"] > 0
+        assert found["peak_memory"] > found["bytes"] == files[found["file"]]["bytes"]
+        assert found["bytes"] > found["compressed_bytes"]
+        assert (found["runtime"], found["providers"]) == ("onnxruntime", ["CPUExecutionProvider"])
+        flags = read(tiny.verdicts(engine)).flags
+        assert found["worst"]["value"] == sum(flags["worst"]) / len(flags["worst"])
+        assert found["worst"]["low"] < found["worst"]["value"] < found["worst"]["high"]
+        assert found["clean"] == share(flags["clean"])
+        assert found["single_stream"]["queries"] == 64
+    assert measured.json["fp32"]["operators"]["Conv"] == 9
+    assert measured.json["int8"]["operators"]["QLinearConv"] == 9
+    assert "Conv" not in measured.json["int8"]["operators"]
+
+
+def test_bench_in_another_runtime_claims_no_accuracy_measured_in_this_one(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = advprune("bench", tiny.run, "--runtime", "openvino", "--threads", "1")
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["fp32", "int8"]
+    cells = {line[:17].strip(): line[17:].split() for line in lines[1:-2]}
+    # OpenVINO takes the 8 bits in TensorRT's form, and really computes with them.
+    assert cells["file"] == ["model.fp32.onnx", "model.int8.onnx"]
+    assert cells["clean"] == cells["worst case [95 %]"[:17]] == ["–", "–"]
+    assert " ".join(cells["kernels"]).endswith("9 Convolution u8, 1 FullyConnected i8")
+    assert cells["threads"] == ["1", "1"]
+    assert "single stream" not in shown.out
+
+
+def test_bench_refuses_what_it_cannot_run(tiny: Tiny) -> None:
+    assert "use ort, ort-cuda" in refusal(advprune("bench", tiny.run, "--runtime", "tflite"), 2)
+    cuda = refusal(advprune("bench", tiny.run, "--runtime", "ort-cuda"), 69)
+    assert "asked for CUDAExecutionProvider, CPUExecutionProvider would run" in cuda
+    assert "no model.plan" in refusal(advprune("bench", tiny.run, "--runtime", "tensorrt"), 66)
+    assert "--threads" in refusal(advprune("bench", tiny.run, "--threads", "0"), 2)
+    assert "seconds >= 0" in refusal(advprune("bench", tiny.run, "--single-stream", "inf"), 65)
 
 
 def test_a_bundle_can_be_trusted(tiny: Tiny) -> None:

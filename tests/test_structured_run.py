@@ -53,6 +53,16 @@ def test_the_network_is_physically_smaller_from_fine_tuning_on(harp: dict[str, P
         assert group["after"] % 8 == 0
 
 
+def test_bench_holds_what_ships_against_the_dense_network(harp: dict[str, Path]) -> None:
+    found = advprune("bench", harp["verify"].parent, "--json").json
+    assert list(found) == ["fp32", "int8", "dense fp32"]
+    assert found["dense fp32"]["bytes"] > 4 * found["fp32"]["bytes"]
+    assert found["dense fp32"]["operators"]["Conv"] == found["int8"]["operators"]["QLinearConv"]
+    # The dense network was trained on the way and never attacked as a file.
+    assert found["dense fp32"]["worst"] is None
+    assert found["fp32"]["worst"] is not None and found["int8"]["clean"] is not None
+
+
 def test_what_ships_has_the_small_network_s_weights(harp: dict[str, Path]) -> None:
     small = load(harp["finetune"])
     sizes = sorted(p.numel() for p in small.parameters() if p.dim() > 1)

@@ -26,7 +26,7 @@ class Finding:
 
 
 def doctor(runs: Path, as_json: bool) -> int:
-    findings = [*_packages(), *_devices(), _providers(), _tensorrt(), _disk(runs)]
+    findings = [*_packages(), *_devices(), _providers(), _openvino(), _tensorrt(), _disk(runs)]
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings]) + "\n")
     else:
@@ -66,6 +66,14 @@ def _providers() -> Finding:
     import onnxruntime
 
     return Finding("onnxruntime on", "ok", ", ".join(onnxruntime.get_available_providers()))
+
+
+def _openvino() -> Finding:
+    try:
+        return Finding("openvino", "ok", version("openvino"))
+    except PackageNotFoundError:
+        remedy = "pip install 'openvino>=2026.4'; another engine for the CPU, `bench` can time it"
+        return Finding("openvino", "absent", "not installed", remedy)
 
 
 def _tensorrt() -> Finding:

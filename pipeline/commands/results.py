@@ -1,4 +1,4 @@
-"""Commands on a finished run: `advprune bench`, `gate`, `report`."""
+"""Commands on a finished run: `advprune gate` and `report`."""
 
 import json
 import sys
@@ -19,23 +19,9 @@ from pipeline.devices import use_threads
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
 from pipeline.stages.gate import GATED, judge, read_baseline
-from pipeline.stages.verify import time_engines, verdict_file
+from pipeline.stages.verify import verdict_file
 from pipeline.store import open_run
 from pipeline.watch import Silent
-
-
-def bench(run: Path, as_json: bool) -> int:
-    measured = time_engines(context_of(run))
-    if as_json:
-        _print_json(measured)
-        return 0
-    for name, speed in measured.items():
-        _print(
-            f" {name:<12} p50 {speed['p50_ms']:.3f} ms  p90 {speed['p90_ms']:.3f}  "
-            f"p99 {speed['p99_ms']:.3f}  {speed['throughput']:,.0f} images/s in batches of "
-            f"{speed['throughput_batch']}  ({speed['runtime']}, {speed['threads']} thread)"
-        )
-    return 0
 
 
 def gate(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from advprune.data import ImageSet, as_float
-from advprune.errors import Incompatible
+from advprune.errors import Incompatible, NotFound
 from advprune.evaluate import predict
 from deploy.runtime import load
 from export import graph
@@ -28,6 +28,27 @@ def engines_of(folder: Path) -> dict[str, Path]:
     """Name -> file of the engines that this machine can run and attack; "int8" is what ships."""
     files = {"fp32": folder / FLOAT, "int8": folder / X86, "int8-camera": folder / CAMERA}
     return {name: path for name, path in files.items() if path.exists()}
+
+
+def engines_for(folder: Path, runtime: str | None) -> dict[str, Path]:
+    """Name -> file of the engines that a runtime takes; None is the default of each file.
+
+    The x86 forms are ONNX Runtime's on a CPU. Others get the 8-bit function in TensorRT's form,
+    and TensorRT itself its engine.
+
+    Raises:
+        NotFound: the engine was not built.
+    """
+    files = engines_of(folder)
+    if runtime in (None, "ort"):
+        return files
+    if runtime == "tensorrt":
+        if not (folder / ENGINE).exists():
+            raise NotFound(f"{folder}: has no {ENGINE}; export on a machine with TensorRT")
+        return {"int8": folder / ENGINE}
+    return {name: path for name, path in files.items() if name != "int8-camera"} | {
+        "int8": folder / INT8
+    }
 
 
 def stage(recipe: Recipe) -> Stage:

@@ -1,9 +1,14 @@
 """Stage 7: the exported engines are attacked and timed; every later number comes from here."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from advprune.data import as_float
 from advprune.twin import differentiable
@@ -18,7 +23,7 @@ from pipeline.devices import resolve_device
 from pipeline.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.export import engines_of
+from pipeline.stages.export import engines_for, engines_of
 from pipeline.stages.latent import compare
 from pipeline.stages.training import images_of, network_of
 
@@ -105,20 +110,30 @@ def record(context: Context, verification: Verification, folder: Path) -> None:
 
 
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:
-    """Latency and throughput of every engine on test images, one thread, call by call in turn.
-
-    Where channels were removed, the dense network in float is timed beside them, as DENSE.
-    """
-    images = images_of(context)
-    pixels = as_float(images.test.images[:64]).cpu().numpy()
-    engines = {name: load(file) for name, file in engines_of(context["export"].check()).items()}
-    with tempfile.TemporaryDirectory() as folder:
-        if context.recipe.pruning_method().shrinks:
-            dense = Path(folder, "dense.onnx")
-            to_onnx(network_of(context, "adversarial").cpu(), images.shape, dense)
-            engines[DENSE] = load(dense)
-        measured = interleaved(engines, pixels, warmup_s=WARMUP_S, calls=CALLS)
+    """Latency and throughput of every engine on test images, one thread, call by call in turn."""
+    with files_to_time(context) as files:
+        engines = {name: load(file) for name, file in files.items()}
+        measured = interleaved(engines, pixels_to_time(context), warmup_s=WARMUP_S, calls=CALLS)
     return {name: _plain(latency) for name, latency in measured.items()}
+
+
+@contextmanager
+def files_to_time(context: Context, runtime: str | None = None) -> Iterator[dict[str, Path]]:
+    """Name -> file of every engine for a runtime, each checked against its digest.
+
+    Where channels were removed, the dense network in float is among them for a while, as DENSE.
+    """
+    files = engines_for(context["export"].check(), runtime)
+    with tempfile.TemporaryDirectory() as folder:
+        if context.recipe.pruning_method().shrinks and runtime != "tensorrt":
+            files[DENSE] = Path(folder, "dense.onnx")
+            shape = images_of(context).shape
+            to_onnx(network_of(context, "adversarial").cpu(), shape, files[DENSE])
+        yield files
+
+
+def pixels_to_time(context: Context) -> NDArray[np.float32]:
+    return as_float(images_of(context).test.images[:64]).cpu().numpy()
 
 
 def _plain(latency: Any) -> dict[str, Any]:

@@ -167,6 +167,12 @@ def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> No
         )
 
 
+def camera_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Float images (N, C, H, W) as a camera gives them: uint8 (N, H, W, C), half to even."""
+    pixels = np.rint(images * np.float32(255)).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+
+
 def check_logits(logits: NDArray[np.float32], origin: str) -> None:
     """Refuse answers that cannot be compared: NaN is never the largest, and never wrong either.
 

@@ -12,6 +12,7 @@ from deploy.runtime import (
     EdgeInfo,
     InputForm,
     Precision,
+    camera_pixels,
     check_images,
     check_logits,
 )
@@ -73,7 +74,7 @@ def predict(
         run: batch of at most `LARGEST_CHUNK` -> logits.
     """
     check_images(images, info.shape)
-    form = _camera if info.input == "uint8 NHWC" else np.asarray
+    form = camera_pixels if info.input == "uint8 NHWC" else np.asarray
     chunks = [
         np.asarray(run(form(images[i : i + LARGEST_CHUNK])), np.float32)
         for i in range(0, len(images), LARGEST_CHUNK)
@@ -81,9 +82,3 @@ def predict(
     logits = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
     check_logits(logits, origin)
     return logits
-
-
-def _camera(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Float images (N, C, H, W) as uint8 (N, H, W, C), rounding half to even."""
-    pixels = np.rint(images * np.float32(255)).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))

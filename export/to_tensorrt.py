@@ -2,7 +2,7 @@
 
 Precision lies in the graph: 8-bit layers are those between Quantize and Dequantize, so one source
 serves TensorRT 10.3 to 11, and only names that all of them have are used. An engine fits one
-TensorRT version and one GPU: ship the ONNX file and build there.
+TensorRT version and one GPU, unless it is built to fit more: ship the ONNX file and build there.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from typing import Any
 
 from advprune.errors import CannotCreate, Incompatible
 from export import graph
+from export.engine_card import BuildOptions, Gpu, card_path, make_card
 from export.patterns import has_two_in_four
 
 _INSTALL = "type: pip install 'tensorrt>=10.3' (on a Jetson, JetPack brings it)"
@@ -19,9 +20,10 @@ _INSTALL = "type: pip install 'tensorrt>=10.3' (on a Jetson, JetPack brings it)"
 
 @dataclass(frozen=True)
 class Built:
-    """An engine, and the kernel timings that make the next build fast and alike."""
+    """An engine, its card, and the kernel timings that make the next build fast and alike."""
 
     path: Path
+    card: Path
     timing_cache: Path
     version: str
 
@@ -34,9 +36,9 @@ class Skipped:
 
 
 def build_engine(
-    onnx_path: Path, out_path: Path, shape: tuple[int, int, int], max_batch: int
+    onnx_path: Path, out_path: Path, shape: tuple[int, int, int], options: BuildOptions, gpu: Gpu
 ) -> Built | Skipped:
-    """Build an engine for batches of 1 to `max_batch`, tuned for 1.
+    """Build an engine for batches of 1 to `options.max_batch`, and write its card beside it.
 
     The timing cache `out_path` + ".timing" is read if it exists and written in any case. TF32 is
     off, so that float layers agree with ONNX Runtime. Sparse kernels are tried where every weight
@@ -46,15 +48,19 @@ def build_engine(
         onnx_path: a float graph, or a quantised one in the TensorRT form.
         out_path: the engine file to write.
         shape: of one image as the graph takes it, (C, H, W).
-        max_batch: largest batch that the engine will take, at least 1.
+        options: batches, and which other machines it must run on.
+        gpu: the one that this thread computes on, for the card.
 
     Raises:
         NotFound, BadData: the graph is missing or not valid.
         Incompatible: TensorRT does not accept the graph, or it is the x86 form.
         CannotCreate: a file cannot be written.
     """
-    if max_batch < 1:
-        raise Incompatible(f"tensorrt: max_batch must be at least 1, got {max_batch}")
+    if not 1 <= options.optimal_batch <= options.max_batch:
+        raise Incompatible(
+            f"tensorrt: need 1 <= optimal_batch <= max_batch, got optimal_batch "
+            f"{options.optimal_batch} and max_batch {options.max_batch}"
+        )
     model = graph.load(onnx_path)
     if types := graph.activation_types(model) - {"int8"}:
         raise Incompatible(f"{onnx_path}: {types} codes; give TensorRT the graph of quantize()")
@@ -71,8 +77,9 @@ def build_engine(
             f"TensorRT {trt.__version__} cannot build here ({reason}); "
             f"it needs an NVIDIA GPU, its driver and libnvinfer: {_INSTALL}"
         )
-    network = _parse(trt, builder, logger, model.SerializeToString(), onnx_path)
-    config = _configure(trt, builder, network.get_input(0).name, shape, max_batch)
+    onnx_bytes = onnx_path.read_bytes()
+    network = _parse(trt, builder, logger, onnx_bytes, onnx_path)
+    config = _configure(trt, builder, network.get_input(0).name, shape, options)
     if has_two_in_four(onnx_path):
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     cache = out_path.with_name(f"{out_path.name}.timing")
@@ -81,9 +88,20 @@ def build_engine(
     if engine is None:
         reason = "; ".join(messages) or "no reason logged"
         raise Incompatible(f"{onnx_path}: TensorRT {trt.__version__} built nothing ({reason})")
-    _write(out_path, bytes(engine))
+    plan = bytes(engine)
+    card = make_card(
+        plan,
+        onnx_bytes,
+        model,
+        tensorrt=trt.__version__,
+        gpu=gpu,
+        options=options,
+        inspection=_inspect(trt, logger, messages, plan, options),
+    )
+    _write(out_path, plan)
     _write(cache, bytes(config.get_timing_cache().serialize()))
-    return Built(out_path, cache, trt.__version__)
+    _write(card_path(out_path), card)
+    return Built(out_path, card_path(out_path), cache, trt.__version__)
 
 
 def _logger(trt: Any) -> tuple[Any, list[str]]:
@@ -115,15 +133,38 @@ def _parse(trt: Any, builder: Any, logger: Any, data: bytes, origin: Path) -> An
 
 
 def _configure(
-    trt: Any, builder: Any, input_name: str, shape: tuple[int, int, int], max_batch: int
+    trt: Any, builder: Any, input_name: str, shape: tuple[int, int, int], options: BuildOptions
 ) -> Any:
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    # Without it the inspector knows names only, and "int8" would be taken on trust.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     profile = builder.create_optimization_profile()
-    profile.set_shape(input_name, (1, *shape), (1, *shape), (max_batch, *shape))
+    batches = (1, options.optimal_batch, options.max_batch)
+    profile.set_shape(input_name, *((batch, *shape) for batch in batches))
     if config.add_optimization_profile(profile) < 0:
         raise Incompatible(f"tensorrt: images of {shape} do not fit the graph's input")
     return config
+
+
+def _inspect(trt: Any, logger: Any, messages: list[str], plan: bytes, options: BuildOptions) -> str:
+    """What the finished engine says of its layers, in JSON; also the first proof that it opens."""
+    runtime = trt.Runtime(logger)
+    # Such an engine carries a runtime, which is host code; this one was built a moment ago, here.
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        reason = "; ".join(messages) or "no reason logged"
+        raise Incompatible(
+            f"tensorrt: TensorRT {trt.__version__} does not open what it built ({reason})"
+        )
+    inspector = engine.create_engine_inspector()
+    return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 def _start_timings(config: Any, cache: Path) -> None:

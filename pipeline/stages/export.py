@@ -11,7 +11,9 @@ from deploy.runtime import load
 from export import graph
 from export.check import assert_fused, parity
 from export.encodings import uint8_head, x86_form
-from export.to_tensorrt import Built, build_engine
+from export.engine_card import BuildOptions
+from export.to_tensorrt import Built
+from pipeline.engine import build_here
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.quantize import FLOAT, INT8
@@ -66,7 +68,8 @@ def stage(recipe: Recipe) -> Stage:
             graph.set_metadata(model, labels)
             graph.save(model, context.out / name)
         operators = assert_fused(context.out / X86)
-        built = build_engine(context.out / INT8, context.out / ENGINE, images.shape, LARGEST_BATCH)
+        options = BuildOptions(max_batch=LARGEST_BATCH)
+        built = build_here(context.out / INT8, context.out / ENGINE, images.shape, options)
         return {
             **_float_parity(context, images),
             "fused_operators": ", ".join(f"{count} {name}" for name, count in operators.items()),

@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify bench gate report test test-slow lint format lock doctor clean
+.PHONY: help setup pipeline plan verify bench gate report test test-slow test-tensorrt lint format lock doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -41,6 +41,7 @@ help:
 	@echo "make verify      attack the engines of RUN anew;  make bench  time them"
 	@echo "make gate        hold RUN against BASELINE=$(BASELINE)"
 	@echo "make test        the fast tests;  make test-slow  the slow ones"
+	@echo "make test-tensorrt  our calls against the published TensorRT bindings; fetches them"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
 	@echo "make doctor      what this machine has and lacks"
 	@echo "make lock        resolve requirements/*.txt anew;  make clean  remove .venv and caches"
@@ -77,6 +78,10 @@ test: setup
 
 test-slow: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m slow $(ARGS)
+
+# On the names of TensorRT 10.3, 10.16 and 11.4; needs the package index and a C compiler, no GPU.
+test-tensorrt: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m tensorrt_contract $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""A `tensorrt` that runs nothing and permits only what the published bindings permit."""

@@ -4,7 +4,6 @@ What the verdict is about is a file; `load` gives that file a `predict` and says
 """
 
 import hashlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ class EdgeInfo:
         device: where it runs, e.g. "cpu" or "cuda:0".
         providers: what the runtime really uses, in order of preference.
         sha256: digest of the file, or of the weights of a network that has no file.
-        input: what the engine itself takes; `predict` takes float32 NCHW in either case.
+        input: what the engine itself takes; `predict` takes float32 NCHW in any case.
         shape: (C, H, W) of one image.
         classes: number of logits.
         threads: that one call may use.
@@ -109,7 +108,9 @@ def load(path: Path, threads: int = 1, runtime: str | None = None) -> EdgeModel:
     # Runtimes are packages of their own, and a device has the one that it needs.
     match name := runtime_for(path, runtime):
         case "tensorrt":
-            return importlib.import_module(RUNTIMES[name].module).TensorRtModel(path)
+            from deploy.runtimes.tensorrt import TensorRtModel
+
+            return TensorRtModel(path)
         case "openvino":
             from deploy.runtimes.openvino import OpenVinoModel
 

@@ -20,6 +20,8 @@ from advprune.types import Classifier, Images, Labels, Logits, Threat
 
 BATCH = 512
 TOLERANCE = 1e-6
+# Two engines that add in another order stay below this; a flipped rounding step goes above it.
+SAME_LOGITS = 1e-5
 
 
 class InvalidEvaluation(Refused):

@@ -59,8 +59,8 @@ class Bpda(nn.Module):
 
 
 def is_quantised(engine: Engine) -> bool:
-    """Whether the engine computes something else than its float ancestor."""
-    return engine.info.precision != "fp32"
+    """Whether the engine rounds to codes, so that it is another function than its ancestor."""
+    return engine.info.precision == "int8"
 
 
 def twin_name(engine: str) -> str:

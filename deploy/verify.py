@@ -20,7 +20,7 @@ from advprune.attacks import fmn
 from advprune.attacks.nearest import Nearest, inside
 from advprune.data import Split
 from advprune.errors import Refused
-from advprune.evaluate import InvalidEvaluation, accuracy, search
+from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy, search
 from advprune.repro import derive
 from advprune.types import Logits, Threat
 from deploy.candidates import Planned, direct_name, find, plan, transfer_name
@@ -194,6 +194,7 @@ def _parity(
         "argmax_agreement_adversarial": agreement(adversarial),
         "max_logit_gap": gaps.max().item(),
         "mean_logit_gap": gaps.mean().item(),
+        "rows_differing": accuracy(gaps.amax(dim=1) > SAME_LOGITS),
     }
 
 

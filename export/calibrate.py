@@ -3,7 +3,7 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,9 @@ from advprune.errors import BadData, Incompatible
 
 Method = Literal["minmax", "entropy", "percentile"]
 FEWEST_IMAGES = 128
+ENOUGH_IMAGES = 512
+# In standard deviations of a pixel, between the means of calibration and of training images.
+_FAR = 0.5
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -106,6 +109,29 @@ def check_images(calibration: NDArray[np.float32]) -> None:
         )
     if low == high:
         raise BadData(f"calibration: every pixel is {low:g}; give real images of the task")
+
+
+def doubts(
+    calibration: NDArray[np.float32], mean: Sequence[float], deviation: Sequence[float]
+) -> list[str]:
+    """What may make the ranges that these images give luck: one line for each doubt.
+
+    Args:
+        calibration: float32 (N, C, H, W) in [0, 1].
+        mean, deviation: of each channel of the images that the network was trained on.
+    """
+    found = []
+    if len(calibration) < ENOUGH_IMAGES:
+        found.append(f"{len(calibration)} calibration images, fewer than {ENOUGH_IMAGES}")
+    here = calibration.mean(axis=(0, 2, 3), dtype=np.float64)
+    apart = np.abs(here - mean) / deviation
+    if (apart > _FAR).any():
+        channel = int(apart.argmax())
+        found.append(
+            f"calibration images have a mean of {here[channel]:.2f} in channel {channel}, training "
+            f"images {mean[channel]:.2f}: are they of the same task?"
+        )
+    return found
 
 
 class _OneBatch(CalibrationDataReader):

@@ -10,16 +10,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from advprune.errors import BadData, Incompatible
+from advprune.evaluate import SAME_LOGITS
 from export import graph
 
-# Two engines that add in another order stay below this; a flipped rounding step goes above it.
-SAME_LOGITS = 1e-5
-
-_FLOAT_KERNELS = {
-    "Conv",
-    "FusedConv",
-    "NhwcFusedConv",
-}
+# A product of two activations, as in attention, may stay float: it has no weights.
+_FLOAT_KERNELS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm"}
 
 
 def parity(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> dict[str, float]:
@@ -51,6 +46,34 @@ def parity(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> dict[
         "mean_logit_gap": float(gaps.mean()),
         "rows_differing": float(np.mean(gaps.max(axis=1) > SAME_LOGITS)),
     }
+
+
+def assert_same_function(first: Path, second: Path, images: NDArray[np.float32]) -> None:
+    """Two encodings of one quantised function: the same bits, where every node runs as written.
+
+    Args:
+        images: float32 (N, C, H, W), as both graphs take them.
+
+    Raises:
+        Incompatible: a logit differs.
+    """
+    expected, got = (_as_written(path, images) for path in (first, second))
+    if not np.array_equal(expected, got):
+        off = int((expected != got).any(axis=1).sum())
+        raise Incompatible(
+            f"{second}: gives {off} of {len(images)} images other logits than {first.name}; "
+            "report this model"
+        )
+
+
+def _as_written(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        graph.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
 def operator_counts(path: Path) -> dict[str, int]:

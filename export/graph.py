@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -15,14 +16,17 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from advprune.errors import BadData, CannotCreate, NotFound
 
+_ROUNDING = {"QuantizeLinear", "DequantizeLinear"}
+
 
 def load(path: Path) -> ModelProto:
     """The graph in a file that holds all of its weights.
 
     Raises:
         NotFound: no such file.
-        BadData: the file is no valid ONNX graph, or it names weights in other files: those are
-            outside its digest, and reading them would follow paths that a stranger chose.
+        BadData: the file is no valid ONNX graph, it rounds in steps that are not finite or not
+            above 0, or it names weights in other files: those are outside its digest, and reading
+            them would follow paths that a stranger chose.
     """
     try:
         data = path.read_bytes()
@@ -33,10 +37,24 @@ def load(path: Path) -> ModelProto:
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model)):
             raise BadData(f"{path}: weights lie in another file; export with external_data=False")
         onnx.checker.check_model(model)
+        _check_scales(model, path)
     except (DecodeError, onnx.checker.ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise BadData(f"{path}: not a valid ONNX model ({reason}); export it again") from error
     return model
+
+
+def _check_scales(model: ModelProto, path: Path) -> None:
+    values = constants(model)
+    for node in model.graph.node:
+        if node.op_type in _ROUNDING and node.input[1] in values:
+            scale = values[node.input[1]]
+            if not (np.isfinite(scale) & (scale > 0)).all():
+                odd = scale[~(np.isfinite(scale) & (scale > 0))].flat[0]
+                raise BadData(
+                    f"{path}: scale {node.input[1]} of {node.name!r} is {odd:g}; engines divide by "
+                    "it, so quantise again"
+                )
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -51,10 +69,11 @@ def save(model: ModelProto, path: Path) -> None:
     """Check and write: the same graph always gives the same bytes, free of paths and doc strings.
 
     Raises:
-        BadData: the graph is not valid ONNX.
+        BadData: the graph is not valid ONNX, or a scale is not finite or not above 0.
         CannotCreate: the file cannot be written.
     """
     strip(model)
+    _check_scales(model, path)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -152,8 +171,7 @@ def drop_unused_constants(model: ModelProto) -> None:
 
 def quantisation_nodes(model: ModelProto) -> int:
     """How many nodes quantise or dequantise: 0 says that the graph is float."""
-    kinds = {"QuantizeLinear", "DequantizeLinear"}
-    return sum(node.op_type in kinds for node in model.graph.node)
+    return sum(node.op_type in _ROUNDING for node in model.graph.node)
 
 
 def activation_types(model: ModelProto) -> set[str]:

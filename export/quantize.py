@@ -54,7 +54,10 @@ def quantize(
     limits = magnitudes(model, calibration, method, operators)
     _quantise_activations(model, limits)
     _quantise_weights(model)
-    graph.set_metadata(model, {"precision": "int8", "encoding": "tensorrt", "calibration": method})
+    graph.set_metadata(
+        model,
+        {"precision": "int8", "encoding": "tensorrt", "calibration": method, "quantisation": "ptq"},
+    )
     graph.save(model, out_path)
 
 

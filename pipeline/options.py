@@ -53,6 +53,7 @@ RECIPE_OPTIONS: list[Option] = [
     ),
     Option("quantize", str | None, "8 bits by ptq, by qat, or auto: the better.", "quantize.how"),
     Option("uint8_head", bool, "Also export models that take uint8 NHWC.", "uint8_head", False),
+    Option("fp16", bool, "Also export, attack and time a float16 model.", "fp16", False),
     Option("recipe", Path | None, "TOML file of settings.", short="-c"),
     Option("set", list[str], "Any setting, e.g. --set prune.epochs=5; repeatable.", default=()),
     Option("runs", Path, "Folder of all runs.", default=Path("runs")),

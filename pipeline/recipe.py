@@ -132,6 +132,7 @@ class Recipe(Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     uint8_head: bool = False
+    fp16: bool = False
     standard: Training = Training(epochs=100)
     adversarial: RobustTraining = RobustTraining(epochs=100)
     prune: RobustTraining = RobustTraining(epochs=20)

@@ -8,7 +8,14 @@ from exported_net import Exported, run
 
 from advprune.errors import BadData, Incompatible
 from export import graph
-from export.check import assert_fused, operator_counts, parity, sparsity_kept, weights
+from export.check import (
+    assert_fused,
+    assert_same_function,
+    operator_counts,
+    parity,
+    sparsity_kept,
+    weights,
+)
 
 pytest_plugins = ["export_fixtures"]
 
@@ -92,3 +99,36 @@ def test_weights_are_found_behind_dequantisation(exported: Exported):
 def test_parity_of_the_real_files(exported: Exported):
     result = parity(run(exported.float_onnx, exported.images), run(exported.x86, exported.images))
     assert result["argmax_agreement"] >= 0.95 and result["rows_differing"] > 0.5
+
+
+def test_two_encodings_are_one_function(exported: Exported, tmp_path: Path):
+    assert_same_function(exported.int8, exported.x86, exported.images)
+    model = graph.load(exported.x86)
+    name = "5.conv2.weight_scale"
+    scales = graph.constants(model)[name].copy()
+    scales[3] *= 1.05
+    graph.put_constants(model, {name: scales})
+    graph.save(model, tmp_path / "other.onnx")
+    with pytest.raises(Incompatible, match=r"other.onnx: gives \d+ of 64 images other logits"):
+        assert_same_function(exported.int8, tmp_path / "other.onnx", exported.images)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, np.nan, np.inf])
+@pytest.mark.parametrize("scale", ["5.conv2.weight_scale", "images_scale"])
+def test_a_scale_that_no_engine_takes_is_refused(
+    exported: Exported, tmp_path: Path, scale: str, value: float
+):
+    model = graph.load(exported.int8)
+    quantiser = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    name = quantiser.input[1] if scale == "images_scale" else scale
+    scales = graph.constants(model)[name].copy()
+    scales.reshape(-1)[-1] = value
+    graph.put_constants(model, {name: scales})
+    path = tmp_path / "bad.onnx"
+    with pytest.raises(BadData, match=f"scale {name} of .* is {value:g}; engines divide by it"):
+        graph.save(model, path)
+    assert not path.exists()
+    path.write_bytes(model.SerializeToString())
+    for use in (graph.load, assert_fused, weights):
+        with pytest.raises(BadData, match="engines divide by it"):
+            use(path)

@@ -1,5 +1,6 @@
 """Promise: 8 bits in the form that TensorRT takes, from the scales that the data ask for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from advprune.errors import BadData, Incompatible, NotFound, Refused
 from advprune.repro import seeded
 from export import graph
+from export.calibrate import doubts
 from export.encodings import x86_form
 from export.quantize import quantize
 from export.rounding import round_weight
@@ -328,3 +330,15 @@ def test_bad_graphs_are_refused(exported: Exported, tmp_path: Path):
     with pytest.raises(BadData, match=r"5\.conv2\.weight holds values that are not finite"):
         quantize(tmp_path / "nan.onnx", exported.calibration, out)
     assert not out.exists()
+
+
+def test_doubtful_calibration_is_told(exported: Exported):
+    images = exported.calibration
+    mean, deviation = images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).tolist()
+    assert doubts(images, mean, deviation) == ["150 calibration images, fewer than 512"]
+    enough = np.concatenate([images] * 4)
+    assert doubts(enough, mean, deviation) == []
+    dark = enough.copy()
+    dark[:, 1] *= 0.3
+    (line,) = doubts(dark, mean, deviation)
+    assert re.search(r"a mean of 0\.15 in channel 1, training images 0\.50", line)

@@ -112,6 +112,7 @@ def example() -> dict[str, Any]:
             "argmax_agreement_adversarial": 0.9972,
             "max_logit_gap": 0.1234,
             "mean_logit_gap": 0.0152,
+            "rows_differing": 0.0167,
         },
         "threat": {"norm": "linf", "eps": 0.15, "low": 0.0, "high": 1.0},
         "curve": curve(),

@@ -57,6 +57,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "device": ("cuda", STAGES),
     "threads": (3, STAGES),
     "uint8_head": (True, ("export",)),
+    "fp16": (True, ("export",)),
     "quantize.how": ("ptq", ("quantize",)),
     "quantize.calibration": ("percentile", ("quantize",)),
     "quantize.scales": ("observed", ("quantize",)),

@@ -9,9 +9,10 @@ from advprune.errors import Incompatible, NotFound
 from advprune.evaluate import predict
 from deploy.runtime import load
 from export import graph
-from export.check import assert_fused, parity
+from export.check import assert_fused, assert_same_function, parity
 from export.encodings import uint8_head, x86_form
 from export.engine_card import BuildOptions
+from export.to_half import to_half
 from export.to_tensorrt import Built
 from pipeline.engine import build_here
 from pipeline.recipe import Recipe
@@ -21,15 +22,17 @@ from pipeline.stages.training import images_of, network_of
 
 X86 = "model.int8.x86.onnx"
 CAMERA = "model.int8.camera.onnx"
+HALF = "model.fp16.onnx"
 ENGINE = "model.plan"
 LARGEST_BATCH = 128
+COMPARED = 64  # images on which both encodings must give the same bits
 FLOAT_GAP = 1e-4  # another order of float32 additions stays far below this
 
 
 def engines_of(folder: Path) -> dict[str, Path]:
     """Name -> file of the engines that this machine can run and attack; "int8" is what ships."""
-    files = {"fp32": folder / FLOAT, "int8": folder / X86, "int8-camera": folder / CAMERA}
-    return {name: path for name, path in files.items() if path.exists()}
+    files = {"fp32": FLOAT, "fp16": HALF, "int8": X86, "int8-camera": CAMERA}
+    return {name: folder / file for name, file in files.items() if (folder / file).exists()}
 
 
 def engines_for(folder: Path, runtime: str | None) -> dict[str, Path]:
@@ -64,10 +67,14 @@ def stage(recipe: Recipe) -> Stage:
         models[X86] = x86_form(models[INT8])
         if context.recipe.uint8_head:
             models[CAMERA] = uint8_head(models[X86])
+        if context.recipe.fp16:
+            models[HALF] = to_half(models[FLOAT])
         for name, model in models.items():
             graph.set_metadata(model, labels)
             graph.save(model, context.out / name)
         operators = assert_fused(context.out / X86)
+        pixels = as_float(images.val.images[:COMPARED]).cpu().numpy()
+        assert_same_function(context.out / INT8, context.out / X86, pixels)
         options = BuildOptions(max_batch=LARGEST_BATCH)
         built = build_here(context.out / INT8, context.out / ENGINE, images.shape, options)
         return {
@@ -76,8 +83,9 @@ def stage(recipe: Recipe) -> Stage:
             "tensorrt": f"built with {built.version}" if isinstance(built, Built) else built.reason,
         }
 
-    config = {"uint8_head": recipe.uint8_head, "max_batch": LARGEST_BATCH}
-    return Stage("export", ("data", "finetune", "quantize"), config, run)
+    forms = {"uint8_head": recipe.uint8_head, "fp16": recipe.fp16}
+    config = {**forms, "max_batch": LARGEST_BATCH}
+    return Stage("export", ("data", "finetune", "quantize"), config, run, version=2)
 
 
 def _float_parity(context: Context, images: ImageSet) -> Metrics:

@@ -26,6 +26,7 @@ from advprune.twin import differentiable
 from deploy.replay import classifier
 from deploy.runtime import load
 from export import graph
+from export.calibrate import doubts
 from export.check import sparsity_kept
 from export.encodings import x86_form
 from export.fake_quant import FakeQuant, write
@@ -60,6 +61,7 @@ def stage(recipe: Recipe) -> Stage:
         return {
             **chosen,
             "calibration_images": len(calibration),
+            "calibration_doubts": "; ".join(doubts(calibration, *images.mean_std())),
             "fp32_nonzero": sum(pair[0] for pair in kept),
             "int8_nonzero": sum(pair[1] for pair in kept),
             **({"two_in_four": sum(pair[0] for pair in pattern.values())} if two_in_four else {}),

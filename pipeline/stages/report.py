@@ -27,6 +27,10 @@ _NEEDS = (
 )
 _TOY = "toy data, not a benchmark: 8 x 8 digits show that the way works, not how a method ranks"
 _SEEN = "measured on the training images: compare with other such runs alone"
+_QUANTISATION = {
+    "ptq": "8 bits by calibration alone",
+    "qat": "8 bits by robust training through the rounding",
+}
 _DENSE = (
     "zeros scattered in dense kernels make the download smaller, not the engine faster: "
     "the speed-up here comes from 8 bits"
@@ -55,7 +59,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     masks = load_masks(artifacts["prune"].file("masks.safetensors"))
     layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
     engines = [_engine(name, artifacts["verify"], results) for name in results["sizes"]]
-    exported = artifacts["export"].metrics
+    exported, quantised = artifacts["export"].metrics, artifacts["quantize"].metrics
     shrinks = recipe.pruning_method().shrinks
     return {
         "schema": 1,
@@ -91,6 +95,8 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
+            _QUANTISATION[str(quantised["quantisation"])],
+            *filter(None, [str(quantised["calibration_doubts"])]),
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
         ],

@@ -71,7 +71,7 @@ def stage(recipe: Recipe) -> Stage:
         "settings": {key: v for key, v in asdict(settings).items() if key != "batch_size"},
         "threat": recipe.threat().to_dict(),
     }
-    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=3)
+    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=4)
 
 
 def attack(context: Context, settings: Settings) -> Verification:

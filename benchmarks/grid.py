@@ -37,6 +37,7 @@ class Result:
     """What one run measured on the int8 engine, in [0, 1]; or why there is none.
 
     Attributes:
+        float_worst: the worst case of the float engine.
         channels: the share of channels that were removed, 0 where none can be.
         files: the folder of the exported files.
     """
@@ -48,6 +49,7 @@ class Result:
     refused: str = ""
     channels: float = 0.0
     files: Path = Path()
+    float_worst: float = math.nan
 
 
 def budget(method: str, epochs: int, search: int) -> dict[str, int]:
@@ -89,6 +91,7 @@ def measure(job: Job, runs: Path) -> Result:
         status,
         channels=1 - after / before if groups else 0.0,
         files=outcome.artifacts["export"].path.resolve(),
+        float_worst=engines["fp32"]["worst"]["value"],
     )
 
 

@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "limit_test": 400,
     "attack_steps": 2,
     "adversarial.epochs": 5,
+    "quantize.how": "ptq",
     "threads": 1,
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from grid import Job, Result, run, write_section
-from methods_digits import SEEDS, VERIFY, spent
+from methods_digits import SEEDS, SHARED, spent
 
 from deploy.bench import Latency, interleaved
 from deploy.runtime import load
@@ -51,7 +51,7 @@ def jobs() -> list[Job]:
     ]
     rows.append((DENSE, "magnitude", {}, 0.0))
     return [
-        Job(row, target, seed, {"method": method, **options, **spent(method), **VERIFY})
+        Job(row, target, seed, {"method": method, **options, **spent(method), **SHARED})
         for seed in SEEDS
         for row, method, options, target in rows
     ]

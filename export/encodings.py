@@ -3,7 +3,8 @@
 TensorRT wants int8 codes with zero point 0. ONNX Runtime on x86 has fast kernels only for uint8
 activations, and only where a convolution is followed directly by QuantizeLinear. Moving every
 code up by 128, and taking the maximum with the code of zero after rounding instead of a Relu
-before it, changes neither a rounding nor a clip.
+before it, changes neither a rounding nor a clip. OpenVINO takes the codes of TensorRT, and needs to
+be kept from fusing a rounding away.
 """
 
 import numpy as np
@@ -27,11 +28,7 @@ def x86_form(model: ModelProto) -> ModelProto:
     Raises:
         Incompatible: the graph is not in the TensorRT form.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
-    if graph.activation_types(result) != {"int8"}:
-        raise Incompatible("x86 form: need a graph with int8 activations; quantise the float first")
-
+    result = _copy_of_tensorrt_form(model, "x86 form")
     constants = graph.constants(result)
     producers = graph.producers(result)
     quantisers = [node for node in result.graph.node if node.op_type == "QuantizeLinear"]
@@ -135,6 +132,54 @@ def _drop_unread(model: ModelProto, kinds: set[str]) -> None:
             if node.op_type not in kinds or not read.isdisjoint(node.output)
         ],
     )
+
+
+def openvino_form(model: ModelProto) -> ModelProto:
+    """The TensorRT form with a bound that never binds beside each rounded result that is added.
+
+    OpenVINO runs the TensorRT form in integers, but where a convolution's result is rounded and
+    added it fuses the three and leaves the rounding out: every tenth value is then one step off.
+    What stands between keeps the rounding, at the price of a pass over these tensors.
+
+    Raises:
+        Incompatible: the graph is not in the TensorRT form.
+    """
+    result = _copy_of_tensorrt_form(model, "openvino form")
+    constants, producers = graph.constants(result), graph.producers(result)
+    held: dict[str, str] = {}
+    bounds: dict[str, NDArray] = {}
+    nodes: list[NodeProto] = []
+    for node in result.graph.node:
+        for i, name in enumerate(node.input):
+            rounded = producers.get(name)
+            if node.op_type != "Add" or rounded is None or rounded.op_type != "DequantizeLinear":
+                continue
+            quantiser = producers.get(rounded.input[0])
+            source = producers.get(quantiser.input[0]) if quantiser else None
+            if source is None or source.op_type != "Conv":
+                continue
+            if name not in held:
+                held[name], bound = f"{name}_held", f"{name}_bound"
+                # Below the lowest code.
+                bounds[bound] = constants[rounded.input[1]] * np.float32(-ZERO - 1)
+                nodes.append(helper.make_node("Max", [name, bound], [held[name]], f"{name}_hold"))
+            node.input[i] = held[name]
+        nodes.append(node)
+    graph.put_constants(result, bounds)
+    graph.put_nodes(result, nodes)
+    graph.set_metadata(result, {"encoding": "openvino"})
+    graph.strip(result)
+    return result
+
+
+def _copy_of_tensorrt_form(model: ModelProto, purpose: str) -> ModelProto:
+    result = ModelProto()
+    result.CopyFrom(model)
+    if graph.activation_types(result) != {"int8"}:
+        raise Incompatible(
+            f"{purpose}: need a graph with int8 activations; quantise the float first"
+        )
+    return result
 
 
 def uint8_head(model: ModelProto) -> ModelProto:

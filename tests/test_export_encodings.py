@@ -1,4 +1,4 @@
-"""Promise: the form for x86 and the head for cameras compute the same function, bit for bit."""
+"""Promise: the forms for x86, OpenVINO and cameras compute one function, bit for bit."""
 
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from advprune.errors import Incompatible
+from deploy.runtime import load
 from export import graph
-from export.encodings import uint8_head, x86_form
+from export.encodings import openvino_form, uint8_head, x86_form
 
 pytest_plugins = ["export_fixtures"]
 
@@ -73,6 +74,7 @@ def test_the_original_is_left_alone(exported: Exported):
     model = graph.load(exported.int8)
     before = model.SerializeToString(deterministic=True)
     x86_form(model)
+    openvino_form(model)
     uint8_head(model)
     assert model.SerializeToString(deterministic=True) == before
 
@@ -142,3 +144,25 @@ def test_an_image_has_the_same_logits_in_every_batch(exported: Exported):
     together = run(exported.x86, exported.images, optimise=True)
     alone = [run(exported.x86, image[None], optimise=True) for image in exported.images]
     np.testing.assert_array_equal(together, np.concatenate(alone))
+
+
+def test_openvino_rounds_what_is_added(exported: Exported, tmp_path: Path):
+    """Left to itself it adds results of convolutions before they are rounded."""
+    path = tmp_path / "openvino.onnx"
+    model = graph.load(exported.int8)
+    graph.save(openvino_form(model), path)
+    images = np.random.default_rng(3).random((256, *SHAPE), dtype=np.float32)
+    written = run(exported.int8, images)
+    np.testing.assert_array_equal(run(path, images), written)
+
+    added = [n for n in graph.load(path).graph.node if n.op_type == "Max"]
+    # Two blocks, the second with a convolution on its shortcut; and the preactivated one.
+    assert len(added) == 4
+    held, plain = (
+        np.abs(load(file, runtime="openvino").predict(images) - written)
+        for file in (path, exported.int8)
+    )
+    assert plain.mean() > 20 * held.mean()
+    assert np.mean(held.max(axis=1) > 1e-5) < 0.35
+    primitives = load(path, runtime="openvino").primitives()  # pyright: ignore
+    assert primitives["Convolution u8"] == 7 and "Convolution f32" not in primitives

@@ -10,7 +10,7 @@ from advprune.evaluate import predict
 from deploy.runtime import load
 from export import graph
 from export.check import assert_fused, assert_same_function, parity
-from export.encodings import uint8_head, x86_form
+from export.encodings import openvino_form, uint8_head, x86_form
 from export.engine_card import BuildOptions
 from export.to_half import to_half
 from export.to_tensorrt import Built
@@ -21,6 +21,7 @@ from pipeline.stages.quantize import FLOAT, INT8
 from pipeline.stages.training import images_of, network_of
 
 X86 = "model.int8.x86.onnx"
+OPENVINO = "model.int8.openvino.onnx"
 CAMERA = "model.int8.camera.onnx"
 HALF = "model.fp16.onnx"
 ENGINE = "model.plan"
@@ -38,8 +39,8 @@ def engines_of(folder: Path) -> dict[str, Path]:
 def engines_for(folder: Path, runtime: str | None) -> dict[str, Path]:
     """Name -> file of the engines that a runtime takes; None is the default of each file.
 
-    The x86 forms are ONNX Runtime's on a CPU. Others get the 8-bit function in TensorRT's form,
-    and TensorRT itself its engine.
+    The x86 forms are ONNX Runtime's on a CPU. OpenVINO has a form of its own, ONNX Runtime on a GPU
+    gets TensorRT's, and TensorRT itself its engine.
 
     Raises:
         NotFound: the engine was not built.
@@ -51,9 +52,8 @@ def engines_for(folder: Path, runtime: str | None) -> dict[str, Path]:
         if not (folder / ENGINE).exists():
             raise NotFound(f"{folder}: has no {ENGINE}; export on a machine with TensorRT")
         return {"int8": folder / ENGINE}
-    return {name: path for name, path in files.items() if name != "int8-camera"} | {
-        "int8": folder / INT8
-    }
+    rounded = folder / (OPENVINO if runtime == "openvino" else INT8)
+    return {name: path for name, path in files.items() if name != "int8-camera"} | {"int8": rounded}
 
 
 def stage(recipe: Recipe) -> Stage:
@@ -65,6 +65,7 @@ def stage(recipe: Recipe) -> Stage:
             INT8: graph.load(context["quantize"].file(INT8)),
         }
         models[X86] = x86_form(models[INT8])
+        models[OPENVINO] = openvino_form(models[INT8])
         if context.recipe.uint8_head:
             models[CAMERA] = uint8_head(models[X86])
         if context.recipe.fp16:
@@ -74,7 +75,8 @@ def stage(recipe: Recipe) -> Stage:
             graph.save(model, context.out / name)
         operators = assert_fused(context.out / X86)
         pixels = as_float(images.val.images[:COMPARED]).cpu().numpy()
-        assert_same_function(context.out / INT8, context.out / X86, pixels)
+        for encoding in (X86, OPENVINO):
+            assert_same_function(context.out / INT8, context.out / encoding, pixels)
         options = BuildOptions(max_batch=LARGEST_BATCH)
         built = build_here(context.out / INT8, context.out / ENGINE, images.shape, options)
         return {

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from advprune import models
 from advprune.models import Architecture
 from advprune.repro import seeded
+from advprune.twin import differentiable
 from export import graph
-from export.check import assert_fused, parity, sparsity_kept
+from export.check import assert_fused, assert_same_function, parity, sparsity_kept
 from export.encodings import x86_form
+from export.fake_quant import FakeQuant, write
 from export.quantize import quantize
 from export.to_onnx import to_onnx
 
@@ -105,6 +107,10 @@ def test_the_files_of_every_operator_are_the_network(small: Way) -> None:
     check_files(small)
 
 
+def test_every_operator_can_be_trained(small: Way, tmp_path: Path) -> None:
+    check_training(small, tmp_path)
+
+
 def test_every_operator_runs_on_integers(small: Way) -> None:
     counts = assert_fused(small.x86)
     assert counts["QLinearConv"] == 3
@@ -159,3 +165,29 @@ def test_every_registered_network_goes_the_whole_way(name: str, tmp_path: Path) 
         way = whole_way(net, shape, tmp_path)
     check_files(way)
     assert_fused(way.x86)
+    check_training(way, tmp_path)
+
+
+def check_training(way: Way, folder: Path) -> None:
+    """What learns starts as the file, and the file ends as what has learned."""
+    images = torch.from_numpy(way.images[:8])
+    model = graph.load(way.int8)
+    net = FakeQuant(graph.load(way.float_onnx), model, "learned")
+    twin = differentiable(way.int8.read_bytes(), way.int8.name)
+    with torch.no_grad():
+        before = net(images)
+        torch.testing.assert_close(before, twin(images), rtol=0, atol=0)
+    learning = list(net.parameters())
+    slopes = torch.autograd.grad(net(images).square().mean(), learning)
+    with torch.no_grad():
+        for parameter, slope in zip(learning, slopes, strict=True):
+            parameter.sub_(0.01 * slope / slope.norm().clamp_min(1e-6))
+        after = net(images)
+    assert not torch.equal(before, after)
+    write(net, model, folder / "trained.onnx")
+    trained = differentiable((folder / "trained.onnx").read_bytes(), "trained.onnx")
+    with torch.no_grad():
+        torch.testing.assert_close(trained(images), after, rtol=0, atol=0)
+    graph.save(x86_form(graph.load(folder / "trained.onnx")), folder / "trained.x86.onnx")
+    assert_same_function(folder / "trained.onnx", folder / "trained.x86.onnx", way.images[:8])
+    sparsity_kept(way.float_onnx, folder / "trained.onnx")

@@ -110,6 +110,8 @@ def _chosen(model: ModelProto, measured: Collection[str]) -> dict[str, str]:
 
     for node in model.graph.node:
         operands = [name for name in node.input if name and name not in constants]
+        if not operands:
+            continue  # the same on every image, so no kernel computes it
         result = node.output[0]
         if node.op_type in WEIGHTED or _is_residual(node, operands):
             for name in operands:

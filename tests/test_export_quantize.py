@@ -342,3 +342,26 @@ def test_doubtful_calibration_is_told(exported: Exported):
     dark[:, 1] *= 0.3
     (line,) = doubts(dark, mean, deviation)
     assert re.search(r"a mean of 0\.15 in channel 1, training images 0\.50", line)
+
+
+def test_what_is_reshaped_and_pooled_without_an_image_is_passed_over(tmp_path: Path):
+    """As the table of relative positions in torchvision's `swin_t`."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        positions (float[batch, 1, 4, 4] images) => (float[batch, 16] logits)
+        <float[16] table = {0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+         float[1, 1, 4, 4] map = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+         int64[4] square = {1, 1, 4, 4}> {
+            moved = Reshape(table, square)
+            pooled = GlobalAveragePool(map)
+            shifted = Add(images, moved)
+            both = Add(shifted, pooled)
+            logits = Flatten(both)
+        }"""
+    )
+    onnx.save(model, tmp_path / "float.onnx")
+    images = np.random.default_rng(0).random((128, 1, 4, 4), dtype=np.float32)
+    quantize(tmp_path / "float.onnx", images, tmp_path / "int8.onnx")
+    expected, got = (run(tmp_path / f"{name}.onnx", images) for name in ("float", "int8"))
+    # Half a step of each rounding: of the images, the table, their sum and the pooled map.
+    assert 0 < np.abs(got - expected).max() <= (1 + 15 + 16 + 7.5) / 127 / 2 + 1e-5

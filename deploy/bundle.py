@@ -5,13 +5,11 @@ checked, before anything is parsed; then the models must still give the logits t
 Whoever replaces SHA256SUMS as well replaces the bundle: compare it with a copy from elsewhere.
 """
 
-import hashlib
 import io
 import json
 import re
-import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import DeployError
-from deploy.files import unique_keys, write_atomic
+from deploy.files import (
+    label_lines,
+    sha256,
+    unique_keys,
+    whole_folder,
+    write_atomic,
+    write_sums,
+)
 
 SAMPLES = 16
 # Of the largest logit: an int8 engine on another processor may round an activation the other way.
@@ -39,50 +44,48 @@ def write_bundle(
     metadata: Mapping[str, Any],
     samples: NDArray[np.uint8],
     logits: Mapping[str, NDArray[np.float32]],
+    beside: Sequence[Path] = (),
+    runtime: str | None = None,
 ) -> None:
     """Write a bundle: completely, or not at all. The same content gives the same bytes.
 
     Args:
         folder: of the bundle; must not exist.
-        models: name -> ONNX file, which keeps its file name.
+        models: name -> a file that `deploy.runtime.load` opens, which keeps its file name.
         labels: one line of text for each class.
         metadata: JSON with at least model, threat, sparsity and robust_accuracy, the last one
             name of the model -> value, low, high.
         samples: uint8 (16, C, H, W).
         logits: name of the model -> float32 (16, K), what the model says about samples / 255.
+        beside: further files that a model needs, which keep their names too.
+        runtime: that is to run the models; None is the default for each file.
 
     Raises:
         DeployError: 65, the pieces do not fit together; 66, a model is missing; 73, the folder
             exists or cannot be created; 74, a write failed.
     """
-    _check_pieces(models, labels, metadata, samples, logits)
-    if folder.exists():
-        raise DeployError(f"{folder}: exists already; remove it or name another folder", 73)
-    draft = folder.with_name(f".{folder.name}.tmp")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
-        draft.mkdir(parents=True)
-    except OSError as error:
-        raise DeployError(f"{folder}: cannot be created ({error.strerror})", 73) from error
-    for path in models.values():
-        write_atomic(draft / path.name, path.read_bytes())
-    write_atomic(draft / "labels.txt", "".join(f"{label}\n" for label in labels).encode())
-    arrays = {f"logits_{name}": value for name, value in logits.items()}
-    write_atomic(draft / "samples.npz", _npz({"images": samples, **arrays}))
-    manifest = {
-        "schema": 1,
-        "input": "float32 NCHW in [0, 1], or uint8 NHWC where the graph takes it",
-        "models": {name: path.name for name, path in models.items()},
-        "labels": "labels.txt",
-        "samples": "samples.npz",
-        "files": _files(draft),
-        "metadata": dict(metadata),
-    }
-    content = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_atomic(draft / "manifest.json", content.encode())
-    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(draft.iterdir()))
-    write_atomic(draft / "SHA256SUMS", sums.encode())
-    draft.rename(folder)
+    files = [*models.values(), *beside]
+    _check_pieces(models, files, metadata, samples, logits, len(labels))
+    lines = label_lines(labels)
+    with whole_folder(folder) as draft:
+        for path in files:
+            write_atomic(draft / path.name, path.read_bytes())
+        write_atomic(draft / "labels.txt", lines)
+        arrays = {f"logits_{name}": value for name, value in logits.items()}
+        write_atomic(draft / "samples.npz", _npz({"images": samples, **arrays}))
+        manifest = {
+            "schema": 1,
+            "input": "float32 NCHW in [0, 1], or uint8 NHWC where the graph takes it",
+            "models": {name: path.name for name, path in models.items()},
+            "labels": "labels.txt",
+            "samples": "samples.npz",
+            "files": _files(draft),
+            "metadata": dict(metadata),
+            **({"runtime": runtime} if runtime else {}),
+        }
+        content = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        write_atomic(draft / "manifest.json", content.encode())
+        write_sums(draft)
 
 
 def check_bundle(folder: Path) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def check_bundle(folder: Path) -> dict[str, Any]:
     from deploy.runtime import load
 
     for name, file in manifest["models"].items():
-        logits = load(folder / file).predict(images)
+        logits = load(folder / file, runtime=manifest.get("runtime")).predict(images)
         where = f"{folder / file}: on the sample images"
         _demand(logits.shape == expected[name].shape, f"{where} gives {logits.shape} logits")
         gap = float(np.abs(logits - expected[name]).max())
@@ -124,6 +127,8 @@ def _parse(folder: Path) -> tuple[dict[str, Any], NDArray[np.float32], dict[str,
     manifest = json.loads((folder / "manifest.json").read_bytes(), object_pairs_hook=unique_keys)
     if manifest["schema"] != 1:
         raise ValueError(f"schema {manifest['schema']}")
+    if not isinstance(manifest.get("runtime", ""), str):
+        raise ValueError(f"runtime {manifest['runtime']}")
     if manifest["files"] != _files(folder):
         raise ValueError("manifest.json and SHA256SUMS disagree")
     # Names of listed files only: none leads out of the folder.
@@ -143,7 +148,7 @@ def _parse(folder: Path) -> tuple[dict[str, Any], NDArray[np.float32], dict[str,
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
     """Digest and size of everything that the manifest lists."""
     return {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.iterdir())
         if path.name not in ("manifest.json", "SHA256SUMS")
     }
@@ -171,25 +176,24 @@ def _check_digests(folder: Path) -> None:
     _demand(not stray, f"{folder}: {stray} missing, or not listed in SHA256SUMS")
     for name, path in sorted(present.items()):
         plain = path.is_file() and not path.is_symlink()
-        _demand(plain and _sha256(path) == digests[name], f"{path}: not the file that was bundled")
+        _demand(plain and sha256(path) == digests[name], f"{path}: not the file that was bundled")
 
 
 def _check_pieces(
     models: Mapping[str, Path],
-    labels: list[str],
+    files: Sequence[Path],
     metadata: Mapping[str, Any],
     samples: NDArray[np.uint8],
     logits: Mapping[str, NDArray[np.float32]],
+    classes: int,
 ) -> None:
-    for path in models.values():
+    for path in files:
         if not path.is_file():
             raise DeployError(f"bundle: {path} does not exist; run the export first", 66)
-    names = [path.name for path in models.values()]
-    _demand(bool(names) and len({*names, *_OWN}) == len(names) + len(_OWN), "bundle: names clash")
+    names = [path.name for path in files]
+    _demand(bool(models) and len({*names, *_OWN}) == len(names) + len(_OWN), "bundle: names clash")
     for name in names:
         _demand(bool(_NAME.fullmatch(name)), f"bundle: file name {name!r}; use A-Z a-z 0-9 . _ -")
-    lines = bool(labels) and all(label and label.isprintable() for label in labels)
-    _demand(lines, "bundle: every label must be one line of text")
     missing = [key for key in _METADATA if key not in metadata]
     _demand(not missing, f"bundle: metadata lacks {', '.join(missing)}")
     try:
@@ -202,8 +206,8 @@ def _check_pieces(
     )
     _demand(set(logits) == set(models), "bundle: logits and models must have the same names")
     for name, value in logits.items():
-        right = value.dtype == np.float32 and value.shape == (SAMPLES, len(labels))
-        _demand(right, f"bundle: logits of {name} must be float32 (16, {len(labels)})")
+        right = value.dtype == np.float32 and value.shape == (SAMPLES, classes)
+        _demand(right, f"bundle: logits of {name} must be float32 (16, {classes})")
         _demand(bool(np.isfinite(value).all()), f"bundle: logits of {name} are not finite")
 
 
@@ -218,11 +222,6 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
                 zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), entry.getvalue()
             )
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _demand(holds: bool, otherwise: str) -> None:

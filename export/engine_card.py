@@ -91,7 +91,7 @@ def make_card(
         inspection: what TensorRT's engine inspector says of it, in JSON.
     """
     (entry,), (result,) = model.graph.input, model.graph.output
-    output = _tensor(result)
+    output = describe(result)
     labels = {entry.key: entry.value for entry in model.metadata_props}.get("labels", "")
     card = {
         "schema": SCHEMA,
@@ -104,7 +104,7 @@ def make_card(
         "batch": {"min": 1, "optimal": options.optimal_batch, "max": options.max_batch},
         "version_compatible": options.version_compatible,
         "hardware_compatible": options.hardware_compatible,
-        "input": _tensor(entry),
+        "input": describe(entry),
         "output": output,
         "classes": output["shape"][-1],
         "precision": precision(model),
@@ -156,7 +156,7 @@ def _layer_type(layer: Any) -> str:
     return _UNKNOWN
 
 
-def _tensor(value: ValueInfoProto) -> dict[str, Any]:
+def describe(value: ValueInfoProto) -> dict[str, Any]:
     """Name, shape with -1 for the free batch, and numpy's name of the type."""
     kind = value.type.tensor_type
     return {

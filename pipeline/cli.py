@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.arguments import LATEST, Json, Run, Runs
+from pipeline.exporting import export
 from pipeline.options import RECIPE_OPTIONS, Option, method_options
 
 app = typer.Typer(
@@ -19,10 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Runs = Annotated[Path, typer.Option(help="Folder of all runs and of their shared stages.")]
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
-LATEST = Path("runs/latest")
 INTERRUPTED = 130
 
 
@@ -109,6 +107,9 @@ def bench(
     from pipeline.commands.bench import bench
 
     return bench(run, runtime, threads, single_stream, out, as_json)
+
+
+app.command()(export)
 
 
 @app.command()

@@ -25,12 +25,14 @@ METADATA = {
 SAMPLES = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)
 WEIGHTS = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
 DRIFT = {"fp32": 0.0, "int8": 0.0}
+RUNTIMES: list[str | None] = []
 
 
 class Engine:
     """Stands for a runtime: a linear model whose bytes are in the file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, runtime: str | None = None) -> None:
+        RUNTIMES.append(runtime)
         self.drift = DRIFT[path.name.split(".")[1]]
         self.weights = np.frombuffer(path.read_bytes(), np.float32).reshape(64, 10)
 
@@ -108,6 +110,25 @@ def test_a_bundle_holds_what_was_measured(bundle: Path) -> None:
     sums = (bundle / "SHA256SUMS").read_text().splitlines()
     manifest_digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     assert f"{manifest_digest}  manifest.json" in sums
+
+
+def test_a_bundle_brings_what_its_models_need_and_says_what_runs_them(tmp_path: Path) -> None:
+    card = tmp_path / "model.int8.onnx.json"
+    card.write_text("{}")
+    RUNTIMES.clear()
+    write_bundle(tmp_path / "bundle", **pieces(tmp_path), beside=[card], runtime="openvino")
+    manifest = check_bundle(tmp_path / "bundle")
+    assert RUNTIMES == ["openvino"] * 2
+    assert card.name in manifest["files"] and card.name not in manifest["models"].values()
+    manifest["runtime"] = ["openvino"]
+    rewrite(tmp_path / "bundle", "manifest.json", json.dumps(manifest).encode())
+    assert "not a bundle of this schema" in refused(tmp_path / "bundle")
+    write_bundle(tmp_path / "plain", **pieces(tmp_path))
+    assert check_bundle(tmp_path / "plain").keys() == manifest.keys() - {"runtime"}
+    assert RUNTIMES[2:] == [None] * 2
+    with pytest.raises(DeployError, match="names clash"):
+        write_bundle(tmp_path / "twice", **pieces(tmp_path), beside=[card, card])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["bundle", "plain"]
 
 
 def test_equal_content_gives_equal_bytes(

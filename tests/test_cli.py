@@ -23,6 +23,7 @@ COMMANDS = (
     "plan",
     "verify",
     "bench",
+    "export",
     "gate",
     "report",
     "methods",

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from scipy.stats import binomtest
-from tiny_run import STAGES, TINY, Result, advprune, refusal
+from tiny_run import STAGES, TINY, Result, Tiny, advprune, refusal
 
 from advprune.masks import load_masks
 from deploy import suites
@@ -27,53 +26,8 @@ from deploy.bundle import check_bundle
 from deploy.statistics import share
 from deploy.verdicts import read, write
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def clean_environment() -> Iterator[None]:
-    """Out of the reach of the user's variables; CI is one that `--update-baseline` looks at."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("ADVPRUNE_")]:
-            patch.delenv(name)
-        patch.delenv("CI", raising=False)
-        yield
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """The shared run. Tests add other runs beside it and leave its artefacts as they are."""
-
-    runs: Path
-    result: Result
-    run: Path
-
-    def again(self, *words: str | Path) -> Result:
-        return advprune("run", "--runs", self.runs, *TINY, *words)
-
-    def artefact(self, stage: str) -> Path:
-        return next(self.run.glob(f"[0-9][0-9]_{stage}")).resolve()
-
-    def manifest(self, stage: str) -> dict[str, Any]:
-        return json.loads((self.artefact(stage) / "manifest.json").read_text())
-
-    @property
-    def store(self) -> set[str]:
-        return {path.name for path in (self.runs / "store").iterdir()}
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return json.loads((self.run / "report.json").read_text())
-
-    def verdicts(self, engine: str) -> Path:
-        return self.artefact("verify") / f"verdicts.{engine}.json"
-
-
-@pytest.fixture(scope="session")
-def tiny(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    runs = tmp_path_factory.mktemp("tiny") / "runs"
-    result = advprune("run", "--runs", runs, *TINY)
-    return Tiny(runs, result, (runs / "latest").resolve())
+pytest_plugins = ["tiny_fixtures"]
+pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.usefixtures("clean_environment")]
 
 
 def sha256(path: Path) -> str:

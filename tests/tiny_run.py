@@ -73,3 +73,32 @@ def refusal(result: Result, code: int) -> str:
     assert result.err.count("\n") == 1, result.err
     assert "Traceback" not in result.out + result.err
     return result.err.removeprefix("advprune: ").rstrip("\n")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The shared run. Tests add other runs beside it and leave its artefacts as they are."""
+
+    runs: Path
+    result: Result
+    run: Path
+
+    def again(self, *words: str | Path) -> Result:
+        return advprune("run", "--runs", self.runs, *TINY, *words)
+
+    def artefact(self, stage: str) -> Path:
+        return next(self.run.glob(f"[0-9][0-9]_{stage}")).resolve()
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        return json.loads((self.artefact(stage) / "manifest.json").read_text())
+
+    @property
+    def store(self) -> set[str]:
+        return {path.name for path in (self.runs / "store").iterdir()}
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.run / "report.json").read_text())
+
+    def verdicts(self, engine: str) -> Path:
+        return self.artefact("verify") / f"verdicts.{engine}.json"

@@ -1,0 +1,11 @@
+"""Arguments that several commands share, as typer takes them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs and of their shared stages.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+LATEST = Path("runs/latest")

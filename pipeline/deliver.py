@@ -24,11 +24,11 @@ from export.to_tensorrt import Built, Skipped
 from pipeline.engine import build_here
 from pipeline.stage import Context
 from pipeline.stages.bundle import answers, facts, samples_of
-from pipeline.stages.export import CAMERA, ENGINE, HALF, X86
+from pipeline.stages.export import CAMERA, ENGINE, HALF, OPENVINO, X86
 from pipeline.stages.quantize import FLOAT, INT8
 from pipeline.stages.training import images_of
 
-# The graph of each precision, in the form that TensorRT and OpenVINO take.
+# The graph of each precision, in the form that TensorRT takes.
 GRAPHS = {"int8": INT8, "fp32": FLOAT, "fp16": HALF}
 _UNAVAILABLE = 69
 
@@ -63,6 +63,11 @@ class Order:
         return exported.file(name)
 
     @property
+    def for_openvino(self) -> Path:
+        """The file that OpenVINO does not round otherwise than the others."""
+        return self.context["export"].file(OPENVINO) if self.precision == "int8" else self.graph
+
+    @property
     def for_cpus(self) -> dict[str, Path]:
         """Name -> file that ONNX Runtime is fast with, also for cameras if the run has that."""
         if self.precision != "int8":
@@ -90,7 +95,7 @@ def ort(order: Order) -> Delivery:
 
 def openvino(order: Order) -> Delivery:
     """OpenVINO on a CPU; what it must answer is what it answers here, if it is here."""
-    name, path, notes = f"{order.precision}-openvino", order.graph, []
+    name, path, notes = f"{order.precision}-openvino", order.for_openvino, []
     try:
         engine = load(path, runtime="openvino")
     except DeployError as error:

@@ -44,7 +44,7 @@ class Artifact:
         """
         entry = self.manifest["files"].get(name)
         if entry is None:
-            raise NotFound(f"{self.path}: the manifest lists no {name!r}")
+            raise NotFound(f"{self.path}: the manifest lists no {name!r}; run again")
         path = self.path / name
         if not path.is_file() or sha256(path) != entry["sha256"]:
             raise BadData(

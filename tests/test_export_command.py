@@ -164,7 +164,7 @@ def test_openvino_gets_the_form_that_it_runs_in_8_bits(run: Path) -> None:
     assert advprune("export", run, "--target", "openvino").code == 0
     folder = run / "export-openvino"
     manifest, samples = told(folder)
-    assert (folder / "model.onnx").read_bytes() == exported(run, "model.int8.onnx")
+    assert (folder / "model.onnx").read_bytes() == exported(run, "model.int8.openvino.onnx")
     assert manifest["runtime"] == "openvino"
     assert manifest["metadata"]["logits_by"].startswith("openvino 20")
     images = samples["images"].astype(np.float32) / np.float32(255)

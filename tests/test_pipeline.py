@@ -316,8 +316,8 @@ def test_bench_in_another_runtime_claims_no_accuracy_measured_in_this_one(
     assert max(map(len, lines)) <= 100
     assert lines[0].split() == ["fp32", "int8"]
     cells = {line[:17].strip(): line[17:].split() for line in lines[1:-2]}
-    # OpenVINO takes the 8 bits in TensorRT's form, and really computes with them.
-    assert cells["file"] == ["model.fp32.onnx", "model.int8.onnx"]
+    # OpenVINO has a form of its own, and really computes with 8 bits.
+    assert cells["file"] == ["model.fp32.onnx", "model.int8.openvino.onnx"]
     assert cells["clean"] == cells["worst case [95 %]"[:17]] == ["–", "–"]
     assert " ".join(cells["kernels"]).endswith("9 Convolution u8, 1 FullyConnected i8")
     assert cells["threads"] == ["1", "1"]

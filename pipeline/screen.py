@@ -8,15 +8,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from pipeline.stage import Artifact
 
-_HEADLINES = (
-    "quantisation",
-    "val_clean",
-    "val_robust",
-    "sparsity",
-    "int8_clean",
-    "int8_worst",
-    "verdict",
-)
+# Metric -> the words before its value.
+_HEADLINES = {
+    "quantisation": "",
+    "val_clean": "val clean ",
+    "val_robust": "val robust ",
+    "sparsity": "sparsity ",
+    "int8_clean": "int8 clean ",
+    "int8_worst": "int8 worst ",
+    "verdict": "verdict ",
+}
 
 
 class Screen:
@@ -59,9 +60,9 @@ class Screen:
 def _summary(artifact: Artifact) -> str:
     metrics = artifact.metrics
     parts = []
-    for key in _HEADLINES:
+    for key, words in _HEADLINES.items():
         if key in metrics:
             value = metrics[key]
             shown = f"{100 * value:.4g} %" if isinstance(value, float) else str(value)
-            parts.append(f"{key.replace('_', ' ')} {shown}")
+            parts.append(words + shown)
     return "  ".join(parts)

@@ -460,14 +460,20 @@ def test_a_late_change_makes_only_what_follows_again(tiny: Tiny) -> None:
     assert (tiny.runs / "latest").resolve() == tiny.run
 
 
-def test_an_engine_for_cameras_is_attacked_and_shipped_too(tiny: Tiny) -> None:
+def test_engines_for_cameras_and_in_halves_are_attacked_and_shipped_too(tiny: Tiny) -> None:
     before = tiny.store
-    words = ["--uint8-head", "--set", "verify.queries=1", "--set", "verify.steps=1"]
+    words = ["--uint8-head", "--fp16", "--set", "verify.queries=1", "--set", "verify.steps=1"]
     report = tiny.again(*words, "--json").json
     assert ran(before, tiny.store) == ["export", "verify", "gate", "report", "bundle"]
-    assert [engine["name"] for engine in report["engines"]] == ["fp32", "int8", "int8-camera"]
+    engines = {engine["name"]: engine for engine in report["engines"]}
+    assert set(engines) == {"fp32", "fp16", "int8", "int8-camera"}
+    assert engines["fp16"]["bytes"] < 0.6 * engines["fp32"]["bytes"]
+    # Three digits are enough for the same verdicts, but for images on the boundary.
+    assert engines["fp16"]["worst"]["value"] == pytest.approx(
+        engines["fp32"]["worst"]["value"], abs=0.03
+    )
     folder = (tiny.runs / "latest" / "10_bundle" / "bundle").resolve()
-    assert "int8-camera" in check_bundle(folder)["models"]
+    assert {"int8-camera", "fp16"} < set(check_bundle(folder)["models"])
 
 
 def test_a_folder_where_latest_should_be_is_told(tiny: Tiny, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ _HEADLINES = {
     "quantisation": "",
     "val_clean": "val clean ",
     "val_robust": "val robust ",
+    "unseen_clean": "unseen clean ",
+    "unseen_robust": "unseen robust ",
     "sparsity": "sparsity ",
     "int8_clean": "int8 clean ",
     "int8_worst": "int8 worst ",

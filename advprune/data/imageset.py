@@ -38,6 +38,14 @@ class Split:
         """The first images, stratified by class; all where there are fewer."""
         return self.subset(slice(count))
 
+    def and_those_of(self, other: "Split") -> "Split":
+        """The images of both; their classes are spread over each part, not over the whole."""
+        return Split(
+            torch.cat([self.images, other.images]),
+            torch.cat([self.labels, other.labels]),
+            torch.cat([self.indices, other.indices]),
+        )
+
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device), self.indices.to(device))
 

@@ -1,7 +1,8 @@
 """Stage 5: the float network as a graph, and its 8-bit twin in the TensorRT form.
 
 By calibration alone (ptq) or with robust training through the rounding (qat). Left to itself it
-makes both and keeps the one that is better on the validation split.
+makes both and keeps the one that is better on images that no weight was trained on: those of the
+validation and of the calibration split, since half of them would leave the choice to luck.
 """
 
 import tempfile
@@ -40,7 +41,7 @@ from pipeline.stages.training import images_of, network_of, settings, write_hist
 
 FLOAT = "model.fp32.onnx"
 INT8 = "model.int8.onnx"
-# The attacks on validation images that decide between the two.
+# The attacks that decide between the two.
 STEPS, QUERIES = 20, 300
 
 
@@ -73,7 +74,7 @@ def stage(recipe: Recipe) -> Stage:
         threat = recipe.threat().to_dict()
         objective = recipe.robust_objective(recipe.quantize)
         config |= {**settings(recipe, recipe.quantize, objective), **trained, "judged_by": threat}
-    return Stage("quantize", ("data", "finetune"), config, run, version=2)
+    return Stage("quantize", ("data", "finetune"), config, run, version=3)
 
 
 def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
@@ -96,9 +97,9 @@ def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
     robust, clean = judged[better]
     return {
         "quantisation": better,
-        "val_clean": round(clean, 6),
-        "val_robust": round(robust, 6),
-        **{f"val_robust_{name}": round(one, 6) for name, (one, _) in judged.items()},
+        "unseen_clean": round(clean, 6),
+        "unseen_robust": round(robust, 6),
+        **{f"unseen_robust_{name}": round(one, 6) for name, (one, _) in judged.items()},
     }
 
 
@@ -117,20 +118,21 @@ def _fit(context: Context, images: ImageSet, teacher: nn.Module) -> tuple[FakeQu
 
 
 def _judge(path: Path, recipe: Recipe, images: ImageSet) -> tuple[float, float]:
-    """Robust and clean accuracy on the validation split of the engine that would ship.
+    """Robust and clean accuracy, on images of no training, of the engine that would ship.
 
     Both in [0, 1]; robust is what survives gradients through its twin and Square on itself.
     """
-    val, threat, seed = images.val, recipe.threat(), derive(recipe.seed, "quantize")
-    twin = differentiable(path.read_bytes(), path.name).to(val.images.device)
+    unseen, threat = images.val.and_those_of(images.calib), recipe.threat()
+    seed = derive(recipe.seed, "quantize")
+    twin = differentiable(path.read_bytes(), path.name).to(unseen.images.device)
     with tempfile.TemporaryDirectory() as folder:
         shipped = Path(folder, "x86.onnx")
         graph.save(x86_form(graph.load(path)), shipped)
         engine = classifier(load(shipped))
-    clean = is_correct(predict(engine, val.images), val.labels)
-    robust = survives(engine, val, threat, seed, partial(square, queries=QUERIES))
+    clean = is_correct(predict(engine, unseen.images), unseen.labels)
+    robust = survives(engine, unseen, threat, seed, partial(square, queries=QUERIES))
     for loss in (cross_entropy, margin):
         attack = partial(pgd_worst, steps=STEPS, restarts=1, loss=loss)
-        candidates = craft(twin, val, threat, seed, attack)
-        robust &= is_correct(predict(engine, candidates), val.labels)
+        candidates = craft(twin, unseen, threat, seed, attack)
+        robust &= is_correct(predict(engine, candidates), unseen.labels)
     return float(robust.double().mean()), float(clean.double().mean())

@@ -25,7 +25,7 @@ from advprune.twin import differentiable
 from advprune.types import Threat
 from deploy.runtime import load
 from export.check import parity
-from pipeline.stages.export import X86
+from pipeline.stages.export import OPENVINO, X86
 from pipeline.stages.quantize import INT8
 
 SEEDS = (0, 1, 2)
@@ -50,7 +50,7 @@ def agreement(files: Path) -> dict[str, list[dict[str, float]]]:
     twin = differentiable((files / INT8).read_bytes(), INT8)
     attack = partial(pgd_worst, steps=50, restarts=1)
     shown = [as_float(test.images), craft(twin, test, Threat(eps=EPS), 0, attack)]
-    engines = (load(files / X86), load(files / INT8, runtime="openvino"))
+    engines = (load(files / X86), load(files / OPENVINO, runtime="openvino"))
     trained = [predict(twin, images).numpy() for images in shown]
     return {
         name: [

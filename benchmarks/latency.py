@@ -6,7 +6,7 @@ Random weights, and random images to calibrate the 8 bits: speed depends on neit
 channels keeps the same share, rounded to a multiple of eight. One process, one thread. A round
 times all engines in turn, call by call, so that each finds its weights pushed out of the caches by
 the others, as beside other work; then each alone, call after call, with warm caches. ONNX Runtime
-is given the x86 form of the 8-bit graph and OpenVINO the TensorRT form.
+and OpenVINO are each given their own form of the 8-bit graph.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from deploy.bench import interleaved, latency
 from deploy.runtime import EdgeModel, load
 from export import graph
 from export.check import assert_fused
-from export.encodings import x86_form
+from export.encodings import openvino_form, x86_form
 from export.quantize import quantize
 from export.to_onnx import to_onnx
 
@@ -52,7 +52,7 @@ class Candidate:
 
     Attributes:
         narrowest, widest: outputs of its convolutions.
-        int8: in the TensorRT form; `x86` is the same function for ONNX Runtime.
+        x86, openvino: the same 8-bit function for ONNX Runtime and for OpenVINO.
         kernels: which integer kernels ONNX Runtime runs `x86` with, and how many.
     """
 
@@ -62,8 +62,8 @@ class Candidate:
     parameters: int
     macs: int
     fp32: Path
-    int8: Path
     x86: Path
+    openvino: Path
     kernels: dict[str, int]
 
 
@@ -91,12 +91,14 @@ def make(arch: Architecture, removed: float, folder: Path) -> Candidate:
     kept = {g.name: torch.arange(g.width) < rounded(g.width * (1.0 - removed)) for g in groups}
     remove(net, groups, kept)
     stem = f"{100 * removed:g}"
-    files = [folder / f"{stem}.{form}.onnx" for form in ("fp32", "int8", "x86")]
+    int8 = folder / f"{stem}.int8.onnx"
+    fp32, x86, openvino = (folder / f"{stem}.{form}.onnx" for form in ("fp32", "x86", "openvino"))
     images = np.random.default_rng(0).random((CALIBRATION, *arch.shape), dtype=np.float32)
-    to_onnx(net, arch.shape, files[0])
-    quantize(files[0], images, files[1])
-    graph.save(x86_form(graph.load(files[1])), files[2])
-    kernels = assert_fused(files[2])
+    to_onnx(net, arch.shape, fp32)
+    quantize(fp32, images, int8)
+    graph.save(x86_form(graph.load(int8)), x86)
+    graph.save(openvino_form(graph.load(int8)), openvino)
+    kernels = assert_fused(x86)
     integer = {k: n for k, n in kernels.items() if k.startswith("Q") and k != "QuantizeLinear"}
     outputs = [widths(net)[g.makers[0].layer][0] for g in groups]
     return Candidate(
@@ -105,7 +107,9 @@ def make(arch: Architecture, removed: float, folder: Path) -> Candidate:
         max(outputs),
         parameter_count(net),
         macs(net, arch.shape),
-        *files,
+        fp32,
+        x86,
+        openvino,
         kernels=integer,
     )
 
@@ -122,7 +126,7 @@ def engines(candidates: Sequence[Candidate], openvino: bool) -> Iterator[tuple[s
         yield name(made.removed, "int8", "ONNX Runtime"), load(made.x86)
         if openvino:
             yield name(made.removed, "fp32", "OpenVINO"), load(made.fp32, runtime="openvino")
-            yield name(made.removed, "int8", "OpenVINO"), load(made.int8, runtime="openvino")
+            yield name(made.removed, "int8", "OpenVINO"), load(made.openvino, runtime="openvino")
 
 
 def measure(models: dict[str, EdgeModel], rounds: int, calls: int) -> dict[str, Timings]:

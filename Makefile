@@ -74,10 +74,10 @@ doctor: setup
 
 # One thread per worker: two cores are shared by two workers, not fought over.
 test: setup
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto $(ARGS)
 
 test-slow: setup
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow $(ARGS)
 
 # On the names of TensorRT 10.3, 10.16 and 11.4; needs the package index and a C compiler, no GPU.
 test-tensorrt: setup

@@ -1,5 +1,34 @@
-"""One thread per process: the tests share their cores with each other."""
+"""One thread per process: tests share their cores. One worker for files that share a run."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Files whose tests share something that takes long to make -> the group that one worker has.
+TOGETHER = {
+    "test_pipeline.py": "run",
+    "test_export_command.py": "run",
+    "test_structured_run.py": "structured run",
+    "test_quantize_stage.py": "quantize stage",
+    "test_attack_command.py": "attack command",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Groups first, then every other test by itself.
+
+    `--dist loadgroup` would read marks, but it tells the scheduler of them through names of tests
+    that this pytest no longer lets it change.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER.get(Path(nodeid.partition("::")[0]).name, nodeid)
+
+    return ByGroup(config, log)

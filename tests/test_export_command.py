@@ -25,7 +25,7 @@ from export.encodings import uint8_head
 from pipeline.files import sha256
 
 pytest_plugins = ["tiny_fixtures"]
-pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.usefixtures("no_gpu")]
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture

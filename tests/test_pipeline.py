@@ -27,7 +27,7 @@ from deploy.statistics import share
 from deploy.verdicts import read, write
 
 pytest_plugins = ["tiny_fixtures"]
-pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.usefixtures("clean_environment")]
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 def sha256(path: Path) -> str:

@@ -15,8 +15,6 @@ from advprune.stats import macs, parameter_count
 from export import graph
 from export.patterns import has_two_in_four
 
-pytestmark = pytest.mark.xdist_group("structured")
-
 
 def run(root: Path, *words: str) -> dict[str, Path]:
     result = advprune("run", "--runs", root, *TINY, *words)
@@ -94,7 +92,7 @@ def test_the_report_shows_what_became_of_it(harp: dict[str, Path]) -> None:
 
 
 def test_scattered_zeros_have_no_structure_to_show(runs: Path) -> None:
-    stages = run(runs, "--method", "magnitude", "--sparsity", "0.5")
+    stages = run(runs, "--method", "magnitude", "--sparsity", "0.5", "--quantize", "ptq")
     assert not (stages["finetune"] / "structure.json").exists()
     assert report(stages)["structure"] is None
     assert any("zeros scattered" in note for note in report(stages)["notes"])
@@ -102,7 +100,7 @@ def test_scattered_zeros_have_no_structure_to_show(runs: Path) -> None:
 
 def test_two_in_four_survives_to_the_exported_file(runs: Path) -> None:
     words = ("--method", "magnitude", "--sparsity", "0.5", "--granularity", "2:4")
-    stages = run(runs, *words)
+    stages = run(runs, *words, "--quantize", "qat")
     for name in ("model.fp32.onnx", "model.int8.onnx"):
         assert has_two_in_four(stages["export"] / name)
     assert report(stages)["structure"] is None

@@ -1,7 +1,7 @@
 """One small run for all tests of finished runs: to make it takes half a minute.
 
-Named as a plugin by the tests that use it. They are in the group "pipeline" too, so that one worker
-has them all and makes it once.
+Named as a plugin by the tests that use it. `conftest.py` gives them all to one worker, which makes
+it once.
 """
 
 import os

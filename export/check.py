@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,22 +49,24 @@ def parity(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> dict[
     }
 
 
-def assert_same_function(first: Path, second: Path, images: NDArray[np.float32]) -> None:
-    """Two encodings of one quantised function: the same bits, where every node runs as written.
+def assert_same_function(first: Path, others: Sequence[Path], images: NDArray[np.float32]) -> None:
+    """Encodings of one quantised function: the same bits, where every node runs as written.
 
     Args:
-        images: float32 (N, C, H, W), as both graphs take them.
+        images: float32 (N, C, H, W), as all graphs take them.
 
     Raises:
         Incompatible: a logit differs.
     """
-    expected, got = (_as_written(path, images) for path in (first, second))
-    if not np.array_equal(expected, got):
-        off = int((expected != got).any(axis=1).sum())
-        raise Incompatible(
-            f"{second}: gives {off} of {len(images)} images other logits than {first.name}; "
-            "report this model"
-        )
+    expected = _as_written(first, images)
+    for other in others:
+        got = _as_written(other, images)
+        if not np.array_equal(expected, got):
+            off = int((expected != got).any(axis=1).sum())
+            raise Incompatible(
+                f"{other}: gives {off} of {len(images)} images other logits than {first.name}; "
+                "report this model"
+            )
 
 
 def _as_written(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorrt_builder import ILogger, Severity
 
 SHAPE, CLASSES, LARGEST = (3, 4, 5), 4, 8
 HERE = f"{platform.system()}/{platform.machine()}".lower()
@@ -31,21 +32,6 @@ class DataType(IntEnum):
 class TensorIOMode(IntEnum):
     INPUT = 1
     OUTPUT = 2
-
-
-class Severity(IntEnum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-
-
-class ILogger:
-    Severity = Severity
-
-    def __init__(self) -> None: ...
-
-    def log(self, severity: Severity, message: str) -> None:
-        raise NotImplementedError
 
 
 NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.UINT8: np.uint8}

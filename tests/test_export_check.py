@@ -102,7 +102,7 @@ def test_parity_of_the_real_files(exported: Exported):
 
 
 def test_two_encodings_are_one_function(exported: Exported, tmp_path: Path):
-    assert_same_function(exported.int8, exported.x86, exported.images)
+    assert_same_function(exported.int8, [exported.x86], exported.images)
     model = graph.load(exported.x86)
     name = "5.conv2.weight_scale"
     scales = graph.constants(model)[name].copy()
@@ -110,7 +110,9 @@ def test_two_encodings_are_one_function(exported: Exported, tmp_path: Path):
     graph.put_constants(model, {name: scales})
     graph.save(model, tmp_path / "other.onnx")
     with pytest.raises(Incompatible, match=r"other.onnx: gives \d+ of 64 images other logits"):
-        assert_same_function(exported.int8, tmp_path / "other.onnx", exported.images)
+        assert_same_function(
+            exported.int8, [exported.x86, tmp_path / "other.onnx"], exported.images
+        )
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan, np.inf])

@@ -75,8 +75,8 @@ def stage(recipe: Recipe) -> Stage:
             graph.save(model, context.out / name)
         operators = assert_fused(context.out / X86)
         pixels = as_float(images.val.images[:COMPARED]).cpu().numpy()
-        for encoding in (X86, OPENVINO):
-            assert_same_function(context.out / INT8, context.out / encoding, pixels)
+        encodings = [context.out / name for name in (X86, OPENVINO)]
+        assert_same_function(context.out / INT8, encodings, pixels)
         options = BuildOptions(max_batch=LARGEST_BATCH)
         built = build_here(context.out / INT8, context.out / ENGINE, images.shape, options)
         return {

@@ -20,7 +20,6 @@ from advprune.distillation import Distilled
 from advprune.errors import Incompatible
 from advprune.evaluate import craft, is_correct, predict, survives
 from advprune.method import Task
-from advprune.objectives import Objective
 from advprune.repro import derive
 from advprune.train import Trained, fit
 from advprune.twin import differentiable
@@ -80,18 +79,19 @@ def stage(recipe: Recipe) -> Stage:
 def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
     """Train through the 8 bits of the calibrated file, and keep what came out if it is better."""
     recipe, path = context.recipe, context.out / INT8
+    calibrated, model = path.read_bytes(), graph.load(path)
     try:
-        fake, trained = _fit(context, images, teacher)
+        fake = FakeQuant(graph.load(context.out / FLOAT), model, recipe.quantize.scales)
     except Incompatible as error:
         if recipe.quantize.how == "qat":
             raise
         return {"quantisation": "ptq", "no_training": str(error)}
-    write_history(context, trained)
+    fake.to(resolve_device(recipe.device))
+    write_history(context, _fit(context, images, fake, teacher))
     judged: dict[str, tuple[float, float]] = {}
     if recipe.quantize.how == "auto":
         judged["ptq"] = _judge(path, recipe, images)
-    calibrated = path.read_bytes()
-    write(fake, graph.load(path), path)
+    write(fake, model, path)
     judged["qat"] = _judge(path, recipe, images)
     better = max(judged, key=lambda name: judged[name])
     if better == "ptq":
@@ -105,18 +105,15 @@ def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
     }
 
 
-def _fit(context: Context, images: ImageSet, teacher: nn.Module) -> tuple[FakeQuant, Trained]:
+def _fit(context: Context, images: ImageSet, fake: FakeQuant, teacher: nn.Module) -> Trained:
     recipe, training = context.recipe, context.recipe.quantize
-    device = resolve_device(recipe.device)
-    float_model, model = (graph.load(context.out / name) for name in (FLOAT, INT8))
-    fake = FakeQuant(float_model, model, training.scales).to(device)
     objective = recipe.robust_objective(training)
     if training.distill:
-        plain = {name: getattr(objective, name) for name in Objective.__dataclass_fields__}
-        objective = Distilled(**plain, teacher=teacher, share=training.distill)
+        plain = (objective.name, objective.threat, objective.steps, objective.beta)
+        objective = Distilled(*plain, teacher=teacher, share=training.distill)
     task = Task(objective, recipe.seed, images.shape)
     select = training.validate_every > 0
-    return fake, fit(fake, images, task, training.schedule(), context.observer, select=select)
+    return fit(fake, images, task, training.schedule(), context.observer, select=select)
 
 
 def _judge(path: Path, recipe: Recipe, images: ImageSet) -> tuple[float, float]:

@@ -4,20 +4,16 @@ An engine is native code for one TensorRT and one GPU, and nothing in its bytes 
 The card does, in JSON, so that a runtime can refuse before it hands over a single byte of it.
 """
 
-import hashlib
 import json
-import platform
 import re
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from export import graph
+from export import build_engine, graph
+from export.build_engine import BuildOptions
 
-SCHEMA = 1
 _UNKNOWN = "unknown"
 # What TensorRT writes for a type, in a word of its own or in a sentence about the memory layout.
 _TYPES = {
@@ -37,24 +33,6 @@ _TYPES = {
 _TYPE = re.compile(rf"\b({'|'.join(_TYPES)})\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """What an engine is built for.
-
-    Attributes:
-        max_batch: largest batch that it will take.
-        optimal_batch: the batch that its kernels are chosen for.
-        version_compatible: also runs on later TensorRT of the same major version; the engine then
-            carries a runtime of its own, may be slower, and is trusted with host code.
-        hardware_compatible: also runs on other GPUs from Ampere on; may be slower.
-    """
-
-    max_batch: int
-    optimal_batch: int = 1
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-
-
 class Gpu(Protocol):
     """The GPU that kernels were timed on."""
 
@@ -63,11 +41,6 @@ class Gpu(Protocol):
 
     @property
     def compute_capability(self) -> str: ...
-
-
-def card_path(engine: Path) -> Path:
-    """Where the card of an engine is: `model.plan.json` beside `model.plan`."""
-    return engine.with_name(f"{engine.name}.json")
 
 
 def make_card(
@@ -93,25 +66,20 @@ def make_card(
     (entry,), (result,) = model.graph.input, model.graph.output
     output = describe(result)
     labels = {entry.key: entry.value for entry in model.metadata_props}.get("labels", "")
-    card = {
-        "schema": SCHEMA,
-        "sha256": hashlib.sha256(plan).hexdigest(),
-        "onnx_sha256": hashlib.sha256(onnx_bytes).hexdigest(),
-        "tensorrt": tensorrt,
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "platform": f"{platform.system()}/{platform.machine()}".lower(),
-        "batch": {"min": 1, "optimal": options.optimal_batch, "max": options.max_batch},
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "input": describe(entry),
-        "output": output,
-        "classes": output["shape"][-1],
-        "precision": precision(model),
-        "layers": layer_precisions(inspection),
-        "labels": labels.split("\n") if labels else [],
-    }
-    return (json.dumps(card, indent=2, sort_keys=True) + "\n").encode()
+    card = build_engine.make_card(
+        plan,
+        onnx_bytes,
+        tensorrt=tensorrt,
+        gpu=gpu,
+        options=options,
+        input=describe(entry),
+        output=output,
+        classes=output["shape"][-1],
+        precision=precision(model),
+        layers=layer_precisions(inspection),
+        labels=labels.split("\n") if labels else [],
+    )
+    return build_engine.to_json(card)
 
 
 def precision(model: ModelProto) -> str:

@@ -7,12 +7,42 @@ Any other name raises. What the bindings really have is held against the same so
 import json
 import types
 from enum import IntEnum
+from typing import NamedTuple
+
+from exported_net import CLASSES, SHAPE
 
 
 class Severity(IntEnum):
     INTERNAL_ERROR = 0
     ERROR = 1
     WARNING = 2
+
+
+class DataType(IntEnum):
+    FLOAT = 0
+    HALF = 1
+    UINT8 = 5
+    INT32 = 3
+
+
+class LayerType(IntEnum):
+    CONVOLUTION = 0
+    DEQUANTIZE = 41
+
+
+class Tensor(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    dtype: DataType
+
+
+class Layer(NamedTuple):
+    type: LayerType
+    dtype: DataType
+
+    def get_output(self, index: int) -> Tensor:
+        assert index == 0
+        return Tensor("inner", (), self.dtype)
 
 
 class ILogger:
@@ -46,6 +76,9 @@ class TensorRT(types.ModuleType):
         self.calls: dict = {}
         self.can_build = self.can_parse = self.can_finish = self.cache_fits = True
         self.can_open = True
+        self.inputs = [Tensor("images", (-1, *SHAPE), DataType.FLOAT)]
+        self.outputs = [Tensor("logits", (-1, CLASSES), DataType.FLOAT)]
+        self.layers = [Layer(kind, DataType.FLOAT) for kind in LayerType]
 
         class Flag(IntEnum):
             STRONGLY_TYPED = strongly_typed
@@ -101,9 +134,26 @@ class TensorRT(types.ModuleType):
                 self.shapes = (input, min, opt, max)
 
         class Network:
-            def get_input(self, index: int) -> types.SimpleNamespace:
-                assert index == 0
-                return types.SimpleNamespace(name="images")
+            def get_input(self, index: int) -> Tensor:
+                return fake.inputs[index]
+
+            def get_output(self, index: int) -> Tensor:
+                return fake.outputs[index]
+
+            def get_layer(self, index: int) -> Layer:
+                return fake.layers[index]
+
+            @property
+            def num_inputs(self) -> int:
+                return len(fake.inputs)
+
+            @property
+            def num_outputs(self) -> int:
+                return len(fake.outputs)
+
+            @property
+            def num_layers(self) -> int:
+                return len(fake.layers)
 
         class Builder:
             def __init__(self, logger: ILogger) -> None:
@@ -171,4 +221,5 @@ class TensorRT(types.ModuleType):
         self.Runtime, self.LayerInformationFormat = Runtime, LayerInformationFormat
         self.NetworkDefinitionCreationFlag, self.BuilderFlag = Flag, BuilderFlag
         self.ProfilingVerbosity = ProfilingVerbosity
+        self.DataType, self.LayerType = DataType, LayerType
         self.HardwareCompatibilityLevel = HardwareCompatibilityLevel

@@ -16,17 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorrt_builder import ILogger, Severity
+from tensorrt_builder import DataType, ILogger, Severity
 
 SHAPE, CLASSES, LARGEST = (3, 4, 5), 4, 8
 HERE = f"{platform.system()}/{platform.machine()}".lower()
-
-
-class DataType(IntEnum):
-    FLOAT = 0
-    HALF = 1
-    UINT8 = 5
-    INT32 = 3
 
 
 class TensorIOMode(IntEnum):

@@ -55,6 +55,12 @@ class Life:
 
     def OnnxParser_parse(self, parser: Any, model: bytes) -> bool:
         graph = ModelProto.FromString(model).graph
+        parser.state["network"].state.update(
+            num_inputs=len(graph.input),
+            num_outputs=len(graph.output),
+            num_layers=len(graph.node),
+            operators=[node.op_type for node in graph.node],
+        )
         ends = {"input": graph.input[0], "output": graph.output[0]}
         parser.state["network"].state["ends"] = {
             name: {
@@ -67,7 +73,22 @@ class Life:
         return True
 
     def INetworkDefinition_get_input(self, network: Any, index: int) -> Any:
-        return new(self.trt.ITensor, name=network.state["ends"]["input"]["name"])
+        return self._tensor(network.state["ends"]["input"])
+
+    def INetworkDefinition_get_output(self, network: Any, index: int) -> Any:
+        return self._tensor(network.state["ends"]["output"])
+
+    def INetworkDefinition_get_layer(self, network: Any, index: int) -> Any:
+        is_dequantise = network.state["operators"][index] == "DequantizeLinear"
+        kinds = self.trt.LayerType
+        return new(self.trt.ILayer, type=kinds.DEQUANTIZE if is_dequantise else kinds.CONVOLUTION)
+
+    def ILayer_get_output(self, layer: Any, index: int) -> Any:
+        return new(self.trt.ITensor, dtype=self.trt.DataType.FLOAT)
+
+    def _tensor(self, end: dict[str, Any]) -> Any:
+        kind = getattr(self.trt.DataType, _TYPES[end["type"]])
+        return new(self.trt.ITensor, name=end["name"], shape=end["shape"], dtype=kind)
 
     def IBuilderConfig_set_flag(self, config: Any, flag: Any) -> None:
         self.seen["flags"].append(flag.name)

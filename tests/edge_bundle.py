@@ -20,9 +20,7 @@ GOLDEN = 16
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def write_bundle(
-    folder: Path, exported: Exported, answers: Mapping[str, Predict] | None = None
-) -> Path:
+def write_bundle(folder: Path, net: Exported, answers: Mapping[str, Predict] | None = None) -> Path:
     """A whole bundle whose expected logits are ONNX Runtime's.
 
     Args:
@@ -30,21 +28,21 @@ def write_bundle(
         answers: by model, who gives its expected logits instead.
     """
     (folder / "triton" / "net" / "1").mkdir(parents=True)
-    paths = {"fp32": exported.float_onnx, "int8": exported.x86, "int8-tensorrt": exported.int8}
+    paths = {"fp32": net.float_onnx, "int8": net.x86, "int8-tensorrt": net.int8}
     for name, path in paths.items():
         shutil.copyfile(path, folder / FILES[name])
     for script in SCRIPTS:
         shutil.copyfile(script, folder / script.name)
     (folder / "labels.txt").write_text("".join(f"class {k}\n" for k in range(CLASSES)))
     (folder / "triton" / "net" / "config.pbtxt").write_text('name: "net"\n')
-    shutil.copyfile(exported.x86, folder / "triton" / "net" / "1" / "model.onnx")
+    shutil.copyfile(net.x86, folder / "triton" / "net" / "1" / "model.onnx")
     (folder / "verdicts.int8.json").write_text("{}\n")
 
-    pixels = np.rint(exported.images * 255).astype(np.uint8)
-    noise = np.random.default_rng(1).uniform(-0.3, 0.3, pixels.shape)
+    pixels = np.rint(net.images * 255).astype(np.uint8)
+    noise = np.random.default_rng(1).uniform(-0.05, 0.05, pixels.shape)
     clean = pixels.astype(np.float32) / np.float32(255)
     adversarial = np.clip(clean + noise, 0, 1).astype(np.float32)
-    labels = run(exported.float_onnx, clean, optimise=True).argmax(1).astype(np.int64)
+    labels = run(net.float_onnx, clean, optimise=True).argmax(1).astype(np.int64)
     labels[::8] = (labels[::8] + 1) % CLASSES
     golden: dict[str, Any] = {"images": pixels[:GOLDEN]}
     replay: dict[str, Any] = {"clean": pixels, "adversarial": adversarial, "labels": labels}
@@ -76,7 +74,7 @@ def write_bundle(
             "data": "0" * 64,
             "images": hashlib.sha256(pixels.tobytes()).hexdigest(),
             "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
-            "threat": {"norm": "linf", "eps": 0.3, "low": 0.0, "high": 1.0},
+            "threat": {"norm": "linf", "eps": 0.05, "low": 0.0, "high": 1.0},
             "attacks": [{"name": "replay", "sha256": digest}],
             "seed": 0,
             "input": "float32 NCHW",

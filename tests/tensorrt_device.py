@@ -21,7 +21,7 @@ _DRIVER = """
 #include <string.h>
 
 static int ready, current;
-static struct { char *start; size_t size; } buffers[64];
+static struct { char *start; size_t size; } *buffers;
 static int count;
 static char context, stream;
 
@@ -59,6 +59,7 @@ int cuStreamCreate(void **made, unsigned flags) {
 }
 int cuStreamSynchronize(void *given) { return given == &stream ? 0 : 400; }
 int cuMemAlloc_v2(uint64_t *address, size_t size) {
+    buffers = realloc(buffers, (count + 1) * sizeof *buffers);
     buffers[count].start = malloc(size);
     buffers[count].size = size;
     *address = (uint64_t)buffers[count++].start;

@@ -1,5 +1,6 @@
 """A small network with everything that export and quantisation treat specially."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,11 @@ class Exported:
 
 def run(path: Path, images: NDArray, *, optimise: bool = False) -> NDArray[np.float32]:
     """Logits straight from ONNX Runtime; not optimised, every node runs as it is written."""
+    return runner(path, optimise=optimise)(images)
+
+
+def runner(path: Path, *, optimise: bool) -> Callable[[NDArray], NDArray[np.float32]]:
+    """The same for many calls, of which each session costs more than it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if not optimise:
@@ -123,4 +129,5 @@ def run(path: Path, images: NDArray, *, optimise: bool = False) -> NDArray[np.fl
     session = onnxruntime.InferenceSession(
         path.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images})[0])

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_bundle import contents, write_bundle
-from exported_net import CLASSES, SHAPE, Exported, run
+from edge_bundle import Predict, contents, write_bundle
+from exported_net import CLASSES, SHAPE, Exported, runner
 from tensorrt_builder import DataType
 from tensorrt_device import TensorRT, compile_driver, use_driver
 from tensorrt_runtime import LARGEST
@@ -46,10 +46,15 @@ def edge(bundle: Path) -> Path:
     return bundle.with_name("net.edge")
 
 
+@pytest.fixture(scope="module")
+def answer(varied: Exported) -> Predict:
+    return runner(varied.int8, optimise=True)
+
+
 @pytest.fixture
-def tensorrt(driver: Path, varied: Exported, monkeypatch: pytest.MonkeyPatch) -> TensorRT:
+def tensorrt(driver: Path, answer: Predict, monkeypatch: pytest.MonkeyPatch) -> TensorRT:
     fake = TensorRT()
-    fake.answer = lambda images: run(varied.int8, images, optimise=True)
+    fake.answer = answer
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setitem(sys.modules, "build_engine", types.ModuleType("not yet imported"))
     use_driver(driver, monkeypatch)
@@ -184,9 +189,8 @@ def test_an_engine_that_would_write_past_its_buffers_is_refused(
 
 
 def test_another_function_is_told(
-    edge: Path, tensorrt: TensorRT, varied: Exported, told: Callable[..., str]
+    edge: Path, tensorrt: TensorRT, answer: Predict, told: Callable[..., str]
 ):
-    answer = tensorrt.answer
     tensorrt.answer = lambda images: -answer(images)
     said = told(10)
     assert "failure: model.plan: golden logits are off by" in said

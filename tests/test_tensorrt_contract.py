@@ -1,4 +1,4 @@
-"""Promise: our builder and our runtime use TensorRT 10.3, 10.16 and 11.4 as they really are.
+"""Promise: builder, runtime and a bundle's scripts use TensorRT 10.3, 10.16 and 11.4 as they are.
 
 Names and call shapes are read from the published bindings, which needs the package index and a C
 compiler but no GPU; so this runs only where it is asked for (`make test-tensorrt`). What TensorRT
@@ -9,20 +9,25 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from edge_bundle import write_bundle
 from exported_net import CLASSES, SHAPE, Exported
 from host_cuda import HostCuda
 from tensorrt_contract.behaviour import Life, averages
 from tensorrt_contract.install import read_bindings
 from tensorrt_contract.strict import Behaviour, new, strict_module
+from tensorrt_device import compile_driver, use_driver
 
+from deploy import edge_verify
 from deploy.errors import DeployError
 from deploy.runtime import camera_pixels
 from deploy.runtimes.device_memory import Gpu
 from deploy.runtimes.tensorrt import TensorRtModel
+from export import build_engine as build_script
 from export import graph
 from export.encodings import uint8_head
 from export.engine_card import BuildOptions
@@ -150,6 +155,38 @@ def test_what_only_the_library_makes_has_no_constructor(fake: Fake):
     assert isinstance(fake.trt.Builder(logger), fake.trt.Builder)
     with pytest.raises(TypeError, match="No constructor"):
         fake.trt.ICudaEngine()
+
+
+@pytest.mark.parametrize("options", [[], ["--version-compatible", "--hardware-compatible"]])
+def test_the_scripts_of_a_bundle_run(
+    exported: Exported,
+    fake: Fake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+):
+    """Both on their own: what one builds on the device, the other verifies there."""
+    use_driver(compile_driver(tmp_path), monkeypatch)
+    monkeypatch.setitem(sys.modules, "build_engine", ModuleType("not yet imported"))
+    answers = {"int8-tensorrt": lambda images: averages(images, CLASSES)}
+    bundle, edge = write_bundle(tmp_path / "net", exported, answers), tmp_path / "net.edge"
+    assert edge_verify.main(["--bundle", str(bundle), "--calls", "1"]) == 0
+    first = json.loads((edge / "edge.json").read_text())
+    assert first["where"] == f"Orin, TensorRT {fake.trt.__version__}"
+    assert first["why"].startswith("built its engine now")
+    assert fake.life.seen["flags"] == ["no TF32", "SPARSE_WEIGHTS"]
+    graph = str(bundle / "model.int8.onnx")
+    assert build_script.main(["--onnx", graph, "--max-batch", "8", *options]) == 0
+    card = json.loads((edge / "model.plan.json").read_text())
+    assert (card["precision"], card["batch"]["max"]) == ("int8", 8)
+    assert card["input"] == {"name": "images", "shape": [-1, *SHAPE], "type": "float32"}
+    assert card["output"] == {"name": "logits", "shape": [-1, CLASSES], "type": "float32"}
+    assert (edge / "model.plan.timing").read_bytes() == b"+timings+timings"
+    assert edge_verify.main(["--bundle", str(bundle), "--calls", "1"]) == 0
+    second = json.loads((edge / "edge.json").read_text())
+    assert second["why"] == "its engine was built here before"
+    assert fake.life.seen["host code"] is bool(options)
+    assert second["engines"]["int8"]["agreement"] == {"clean": 1, "replay": 1}
 
 
 @pytest.mark.parametrize(

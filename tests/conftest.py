@@ -11,7 +11,6 @@ torch.set_num_threads(1)
 # Files whose tests share something that takes long to make -> the group that one worker has.
 TOGETHER = {
     "test_pipeline.py": "run",
-    "test_export_command.py": "run",
     "test_structured_run.py": "structured run",
     "test_quantize_stage.py": "quantize stage",
     "test_attack_command.py": "attack command",

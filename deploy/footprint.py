@@ -9,8 +9,6 @@ calls a process's own peak begins at the memory of the process that started it.
 import argparse
 import importlib
 import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.errors import DeployError
+from deploy.process import ask
 from deploy.runtime import RUNTIMES, load, runtime_for
 
 _ANSWERS = 20
@@ -48,20 +47,7 @@ def footprint(path: Path, runtime: str | None = None, threads: int = 1) -> Footp
         DeployError: as `deploy.runtime.load`; 65, the runtime died of the file.
     """
     words = [str(path), "--runtime", runtime_for(path, runtime), "--threads", str(threads)]
-    # The child finds this package where this process did, and nothing in the current folder.
-    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "deploy.footprint", *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        known = done.returncode in (2, 65, 66, 69, 78)
-        message = said[-1] if known else f"{path}: its process ended {done.returncode} ({said[-1]})"
-        raise DeployError(message, done.returncode if known else 65)
-    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+    return Footprint(**json.loads(ask("deploy.footprint", words, path)))
 
 
 def _measure(path: Path, runtime: str, threads: int) -> Footprint:

@@ -57,19 +57,31 @@ def write_repository(folder: Path, models: Sequence[Model], labels: Sequence[str
             logits have; 66, a file is missing; 73, the folder exists or cannot be created; 74, a
             write failed.
     """
-    lines = label_lines(labels)
+    label_lines(labels)
     for model in models:
         if not model.file.is_file():
             raise DeployError(f"{model.file}: no such file; run the export first", 66)
-    configurations = {model: configuration(model) for model in models}
     with whole_folder(folder) as draft:
-        for model, text in configurations.items():
-            place = draft / model.name
-            (place / _VERSION).mkdir(parents=True)
-            write_atomic(place / "config.pbtxt", text.encode())
-            write_atomic(place / LABELS, lines)
-            write_atomic(place / _VERSION / f"model{model.file.suffix}", model.file.read_bytes())
+        fill(draft, models, labels)
         write_sums(draft)
+
+
+def fill(folder: Path, models: Sequence[Model], labels: Sequence[str]) -> None:
+    """Write the folder of each model; a file that is still to be built is left for its builder.
+
+    Raises:
+        DeployError: 65, 73 or 74, as `write_repository`.
+    """
+    lines = label_lines(labels)
+    configurations = {model: configuration(model) for model in models}
+    for model, text in configurations.items():
+        place = folder / model.name
+        place.mkdir(parents=True)
+        write_atomic(place / "config.pbtxt", text.encode())
+        write_atomic(place / LABELS, lines)
+        if model.file.is_file():
+            (place / _VERSION).mkdir()
+            write_atomic(place / _VERSION / f"model{model.file.suffix}", model.file.read_bytes())
 
 
 def model_name(text: str) -> str:

@@ -22,13 +22,16 @@ from advprune.data import Split
 from advprune.errors import Refused
 from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy, search
 from advprune.repro import derive
-from advprune.types import Logits, Threat
+from advprune.types import Images, Logits, Threat
 from deploy.candidates import Planned, direct_name, find, plan, transfer_name
 from deploy.curves import along, distances, security_curve
 from deploy.health import Check, Evidence, check_health
 from deploy.parallel import each
+from deploy.recording import Recording
 from deploy.replay import Engine, Targets, takes_bytes
 from deploy.suites import Settings
+
+RECORDED = 256  # images that go along with an engine, to be shown to it where it runs
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Verification:
         curve: robust accuracy against eps, see `curves.security_curve`.
         parity: by engine, its agreement with its twin.
         health: whether the evaluation itself can be believed.
+        recording: the first images, each with the candidate that fooled most engines.
     """
 
     indices: list[int]
@@ -52,6 +56,7 @@ class Verification:
     curve: dict[str, Any]
     parity: dict[str, dict[str, float]]
     health: list[Check]
+    recording: Recording
 
     @property
     def invalid(self) -> list[Check]:
@@ -140,6 +145,7 @@ def judge(targets: Targets, data: str, settings: Settings) -> Verification:
         curve=security_curve(found, threat),
         parity={name: _parity(targets, logits, name) for name in engines},
         health=check_health(targets, evidence),
+        recording=_record(targets, candidates, survivors),
     )
 
 
@@ -196,6 +202,27 @@ def _parity(
         "mean_logit_gap": gaps.mean().item(),
         "rows_differing": accuracy(gaps.amax(dim=1) > SAME_LOGITS),
     }
+
+
+def _record(
+    targets: Targets,
+    candidates: Mapping[str, Images],
+    survivors: Mapping[str, Mapping[str, Tensor]],
+) -> Recording:
+    """The first images and, of all candidates for each, the first of those that fool most."""
+    fooled = [
+        sum((~by_model[engine]).int() for engine in targets.engines)
+        for by_model in survivors.values()
+    ]
+    most = torch.stack([torch.as_tensor(count) for count in fooled]).argmax(dim=0).tolist()
+    names = list(survivors)
+    chosen = [candidates[names[attack]][image] for image, attack in enumerate(most[:RECORDED])]
+    return Recording(
+        clean=targets.split.images[:RECORDED].cpu().numpy(),
+        adversarial=torch.stack(chosen).cpu().numpy(),
+        labels=targets.split.labels[:RECORDED].cpu().numpy(),
+        indices=targets.split.indices[:RECORDED].cpu().numpy(),
+    )
 
 
 def _protocol(

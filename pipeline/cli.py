@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.arguments import LATEST, Json, Run, Runs
+from pipeline.bundling import bundle
 from pipeline.exporting import export
 from pipeline.options import RECIPE_OPTIONS, Option, method_options
 
@@ -110,6 +111,7 @@ def bench(
 
 
 app.command()(export)
+app.add_typer(bundle, name="bundle")
 
 
 @app.command()

@@ -3,27 +3,24 @@
 All but Triton's are bundles, so the device checks them as it checks the bundle of a run.
 """
 
-import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from numpy.typing import NDArray
 
 from advprune.errors import NotFound, Unavailable
 from deploy import triton
-from deploy.bundle import write_bundle
+from deploy.bundle.write import Contents, write_bundle
 from deploy.errors import DeployError
 from deploy.runtime import EdgeModel, load
-from export import graph
-from export.engine_card import BuildOptions, describe
+from export.engine_card import BuildOptions
 from export.to_tensorrt import Built, Skipped
 from pipeline.engine import build_here
+from pipeline.shipping import answers, ends, facts, input_of, samples_of
 from pipeline.stage import Context
-from pipeline.stages.bundle import answers, facts, samples_of
 from pipeline.stages.export import CAMERA, ENGINE, HALF, OPENVINO, X86
 from pipeline.stages.quantize import FLOAT, INT8
 from pipeline.stages.training import images_of
@@ -148,7 +145,7 @@ def serve(order: Order) -> Delivery:
         if camera := order.for_cpus.get("int8-camera"):
             files[f"{name}-camera"] = (camera, camera)
         models = [
-            triton.Model(served, file, *_ends(source), order.options.max_batch)
+            triton.Model(served, file, *ends(source), order.options.max_batch)
             for served, (file, source) in files.items()
         ]
         triton.write_repository(order.folder, models, images_of(order.context).classes)
@@ -195,17 +192,19 @@ def _bundle(
     }
     with tempfile.TemporaryDirectory() as scratch:
         links = {name: _link(path, Path(scratch)) for name, path in models.items()}
-        write_bundle(
-            order.folder,
+        contents = Contents(
+            name=order.context.recipe.name,
             models=links,
-            labels=list(images.classes),
+            input=input_of(order.graph),
+            labels=images.classes,
             metadata=metadata,
             samples=samples_of(images),
             logits=logits,
-            beside=list(beside),
+            beside={path.name: path for path in beside},
             runtime=runtime,
         )
-    return Delivery(_check_command(order.folder), notes)
+        write_bundle(order.folder, contents)
+    return Delivery(f"advprune bundle verify {shlex.quote(str(order.folder))}", notes)
 
 
 def _link(path: Path, scratch: Path) -> Path:
@@ -214,22 +213,3 @@ def _link(path: Path, scratch: Path) -> Path:
     link = scratch / f"{stem}{path.suffix}"
     link.symlink_to(path.resolve())
     return link
-
-
-def _ends(source: Path) -> tuple[triton.Tensor, triton.Tensor]:
-    """Input and output of a graph, without the batch."""
-    body = graph.load(source).graph
-    entry, result = (describe(value) for value in (body.input[0], body.output[0]))
-    return _tensor(entry), _tensor(result)
-
-
-def _tensor(end: Mapping[str, Any]) -> triton.Tensor:
-    return triton.Tensor(end["name"], end["type"], tuple(end["shape"][1:]))
-
-
-def _check_command(folder: Path) -> str:
-    code = (
-        "from pathlib import Path; from deploy.bundle import check_bundle; "
-        f"check_bundle(Path({json.dumps(str(folder))}))"
-    )
-    return f"python -c {shlex.quote(code)}"

@@ -3,132 +3,92 @@
 import hashlib
 import json
 import shutil
-import sys
+import stat
+import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from bundles import (
+    CLASSES,
+    COUNT,
+    LABELS,
+    METADATA,
+    RECORDING,
+    SAMPLES,
+    WEIGHTS,
+    contents,
+    linear,
+    logits_of,
+    make_bundle,
+    reseal,
+)
+from onnx import TensorProto, helper
 
-from deploy.bundle import check_bundle, write_bundle
+from deploy.bundle.check import check_bundle, check_integrity
+from deploy.bundle.probe import check_graph, probe
+from deploy.bundle.write import write_bundle
 from deploy.errors import DeployError
+from deploy.recording import arrays_of
 
-LABELS = [f"digit {i}" for i in range(10)]
-METADATA = {
-    "model": {"model": "digits_resnet", "classes": 10},
-    "threat": {"norm": "linf", "eps": 0.15, "low": 0.0, "high": 1.0},
-    "sparsity": 0.99,
-    "robust_accuracy": {"int8": {"value": 0.885, "low": 0.851, "high": 0.914}},
-}
-SAMPLES = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)
-WEIGHTS = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
-DRIFT = {"fp32": 0.0, "int8": 0.0}
-RUNTIMES: list[str | None] = []
-
-
-class Engine:
-    """Stands for a runtime: a linear model whose bytes are in the file."""
-
-    def __init__(self, path: Path, runtime: str | None = None) -> None:
-        RUNTIMES.append(runtime)
-        self.drift = DRIFT[path.name.split(".")[1]]
-        self.weights = np.frombuffer(path.read_bytes(), np.float32).reshape(64, 10)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        assert images.dtype == np.float32
-        assert images.max() <= 1
-        return (images.reshape(len(images), -1) @ self.weights + self.drift).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = ModuleType("deploy.runtime")
-    stub.__dict__["load"] = Engine
-    monkeypatch.setitem(sys.modules, "deploy.runtime", stub)
-
-
-def pieces(folder: Path) -> dict[str, Any]:
-    models = {name: folder / f"model.{name}.onnx" for name in ("int8", "fp32")}
-    for path in models.values():
-        path.write_bytes(WEIGHTS.tobytes())
-    logits = (SAMPLES.reshape(16, -1).astype(np.float32) / 255) @ WEIGHTS
-    return {
-        "models": models,
-        "labels": LABELS,
-        "metadata": METADATA,
-        "samples": SAMPLES,
-        "logits": dict.fromkeys(models, logits),
-    }
+OWN = {"manifest.json", "SHA256SUMS"}
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    write_bundle(tmp_path / "bundle", **pieces(tmp_path))
-    return tmp_path / "bundle"
+    return make_bundle(tmp_path)
 
 
-def refused(folder: Path) -> str:
+def refused(check: Any, *arguments: Any, code: int = 65) -> str:
     with pytest.raises(DeployError) as refusal:
-        check_bundle(folder)
-    assert refusal.value.exit_code == 65
+        check(*arguments)
+    assert refusal.value.exit_code == code
     assert len(str(refusal.value).splitlines()) == 1
     return str(refusal.value)
 
 
-def rewrite(folder: Path, name: str, content: bytes) -> None:
-    """Change a file and everything that vouches for it."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / name).write_bytes(content)
-    if name in manifest["files"]:
-        manifest["files"][name] = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-    listed = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in listed]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-
-
 def test_a_bundle_holds_what_was_measured(bundle: Path) -> None:
     manifest = check_bundle(bundle)
-    assert manifest["schema"] == 1
+    assert (manifest["schema"], manifest["name"], manifest["release"]) == (2, "linear", 3)
     assert manifest["metadata"] == METADATA
-    names = {"model.int8.onnx", "model.fp32.onnx", "labels.txt", "samples.npz"}
-    assert set(manifest["files"]) == names
-    assert {path.name for path in bundle.iterdir()} == names | {"manifest.json", "SHA256SUMS"}
+    assert manifest["models"] == {"fp32": "model.onnx", "int8": "model.int8.x86.onnx"}
+    names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) == names - OWN
     for name, entry in manifest["files"].items():
         content = (bundle / name).read_bytes()
-        assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        assert entry.sha256 == hashlib.sha256(content).hexdigest()
+        assert (entry.bytes, entry.executable) == (len(content), name.endswith(".py"))
     assert (bundle / "labels.txt").read_text().splitlines() == LABELS
-    with np.load(bundle / "samples.npz") as archive:
-        assert np.array_equal(archive["images"], SAMPLES)
-        assert archive["images"].dtype == np.uint8
-        assert archive["logits_int8"].dtype == np.float32
-    sums = (bundle / "SHA256SUMS").read_text().splitlines()
-    manifest_digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
-    assert f"{manifest_digest}  manifest.json" in sums
+    assert (bundle / "triton/linear/1/model.onnx").read_bytes() == linear(WEIGHTS)
+    mode = (bundle / "edge_verify.py").stat().st_mode
+    assert mode & stat.S_IXUSR and not (bundle / "labels.txt").stat().st_mode & stat.S_IXUSR
 
 
-def test_a_bundle_brings_what_its_models_need_and_says_what_runs_them(tmp_path: Path) -> None:
-    card = tmp_path / "model.int8.onnx.json"
-    card.write_text("{}")
-    RUNTIMES.clear()
-    write_bundle(tmp_path / "bundle", **pieces(tmp_path), beside=[card], runtime="openvino")
-    manifest = check_bundle(tmp_path / "bundle")
-    assert RUNTIMES == ["openvino"] * 2
-    assert card.name in manifest["files"] and card.name not in manifest["models"].values()
-    manifest["runtime"] = ["openvino"]
-    rewrite(tmp_path / "bundle", "manifest.json", json.dumps(manifest).encode())
-    assert "not a bundle of this schema" in refused(tmp_path / "bundle")
-    write_bundle(tmp_path / "plain", **pieces(tmp_path))
-    assert check_bundle(tmp_path / "plain").keys() == manifest.keys() - {"runtime"}
-    assert RUNTIMES[2:] == [None] * 2
-    with pytest.raises(DeployError, match="names clash"):
-        write_bundle(tmp_path / "twice", **pieces(tmp_path), beside=[card, card])
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["bundle", "plain"]
+def test_expected_answers_come_with_the_images(bundle: Path) -> None:
+    golden, replay = arrays_of(bundle / "golden.npz"), arrays_of(bundle / "replay.npz")
+    assert np.array_equal(golden["images"], SAMPLES)
+    assert np.array_equal(golden["logits_int8"], logits_of(SAMPLES))
+    for kind in ("clean", "adversarial"):
+        images = getattr(RECORDING, kind)
+        assert np.array_equal(replay[kind], images) and replay[kind].dtype == images.dtype
+        assert np.array_equal(replay[f"{kind}_logits_fp32"], logits_of(images))
+    assert np.array_equal(replay["labels"], RECORDING.labels)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (attack,) = manifest["protocol"]["attacks"]
+    digest = hashlib.sha256(replay["adversarial"].tobytes()).hexdigest()
+    assert attack == {"name": "replay", "sha256": digest}
+
+
+def test_sha256sum_agrees(bundle: Path) -> None:
+    words = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    subprocess.run(words, cwd=bundle, check=True)
+    listed = {line[66:] for line in (bundle / "SHA256SUMS").read_text().splitlines()}
+    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert listed == there - {"SHA256SUMS"}
 
 
 def test_equal_content_gives_equal_bytes(
@@ -136,192 +96,232 @@ def test_equal_content_gives_equal_bytes(
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 2e9)
     monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(2e9))
-    write_bundle(tmp_path / "later", **pieces(tmp_path))
-    for path in bundle.iterdir():
-        assert path.read_bytes() == (tmp_path / "later" / path.name).read_bytes()
+    write_bundle(tmp_path / "later", contents(tmp_path))
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "later" / path.relative_to(bundle)).read_bytes()
 
 
 def test_a_flipped_bit_is_refused(bundle: Path) -> None:
     random = np.random.default_rng(2)
-    for path in sorted(bundle.iterdir()):
+    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
         content = path.read_bytes()
-        # Every bit of the digests would take long; a stride of 7 meets each bit of a byte.
-        flips = random.integers(0, 8 * len(content), 40)
-        for flip in range(0, 8 * len(content), 7) if path.name == "SHA256SUMS" else flips:
+        flips = random.integers(0, 8 * len(content), 25)
+        # Every bit of the digests would take long; a stride of 29 meets each bit of a byte.
+        for flip in range(0, 8 * len(content), 29) if path.name == "SHA256SUMS" else flips:
             changed = bytearray(content)
             changed[flip // 8] ^= 1 << flip % 8
             path.write_bytes(changed)
-            refused(bundle)
+            refused(check_integrity, bundle)
         path.write_bytes(content)
-    check_bundle(bundle)
+    check_integrity(bundle)
 
 
-def test_added_removed_renamed_files_are_refused(bundle: Path, tmp_path: Path) -> None:
-    names = sorted(path.name for path in bundle.iterdir())
-    for name in names:
-        copy = tmp_path / f"without-{name}"
+def test_added_removed_and_renamed_files_are_refused(bundle: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(bundle).as_posix() for p in sorted(bundle.rglob("*")) if p.is_file()]
+    for number, name in enumerate(names):
+        copy = tmp_path / f"copy-{number}"
         shutil.copytree(bundle, copy)
-        if name == "SHA256SUMS":
-            (copy / name).unlink()
-            with pytest.raises(DeployError, match="SHA256SUMS") as refusal:
-                check_bundle(copy)
-            assert refusal.value.exit_code == 66
-            continue
         (copy / name).rename(copy / f"{name}.old")
-        assert name in refused(copy)
+        code = 66 if name in OWN else 65
+        assert Path(name).name in refused(check_integrity, copy, code=code)
         (copy / f"{name}.old").unlink()
-        assert name in refused(copy)
-    (bundle / ".hidden").touch()
-    assert ".hidden" in refused(bundle)
-    (bundle / ".hidden").unlink()
-    (bundle / "folder").mkdir()
-    assert "folder" in refused(bundle)
-
-
-def test_a_link_in_place_of_a_file_is_refused(bundle: Path, tmp_path: Path) -> None:
-    (bundle / "labels.txt").rename(tmp_path / "labels.txt")
-    (bundle / "labels.txt").symlink_to(tmp_path / "labels.txt")
-    assert "labels.txt" in refused(bundle)
-
-
-def test_nothing_is_parsed_before_the_digests_hold(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for parser in ((json, "loads"), (np, "load")):
-        monkeypatch.setattr(*parser, lambda *_, **__: pytest.fail("was parsed"))
-    (bundle / "model.int8.onnx").write_bytes(b"other")
-    assert "model.int8.onnx" in refused(bundle)
-
-
-def test_sums_that_could_lead_elsewhere_are_refused(bundle: Path) -> None:
-    sums = (bundle / "SHA256SUMS").read_text()
-    first = sums.splitlines()[0]
-    for changed in (
-        sums + first + "\n",
-        sums + "\n",
-        sums[:-1],
-        sums.upper(),
-        sums + f"{'0' * 64}  ../secret\n",
-        sums + f"{'0' * 64}  /etc/passwd\n",
-        "",
-        sums + "é",
-    ):
-        (bundle / "SHA256SUMS").write_text(changed, "utf-8")
-        refused(bundle)
+        refused(check_integrity, copy, code=code)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"schema": 2},
-        {"models": {"int8": "../model.onnx"}},
-        {"models": {}},
-        {"models": {"other": "model.int8.onnx"}},
-        {"models": ["model.int8.onnx"]},
-        {"files": {}},
+        ({"schema": 3}, "schema 3"),
+        ({"schema": 1}, "schema 1"),
+        ({"models": {"int8": "../model.onnx"}}, "not among its files"),
+        ({"models": {"int8": "/etc/passwd"}}, "not among its files"),
+        ({"models": {}}, "0 models"),
+        ({"models": ["model.onnx"]}, "models"),
+        ({"models": {"int8": ["model.onnx"]}}, "unhashable"),
+        ({"files": {}}, "not among its files"),
+        ({"files": {"a": 3}}, "int"),
+        ({"release": -1}, "release -1"),
+        ({"release": True}, "release True"),
+        ({"release": "3"}, "release '3'"),
+        ({"labels": "other.txt"}, "not among its files"),
+        ({"golden": 3}, "golden 3"),
+        ({"replay": "other.npz"}, "replay"),
+        ({"runtime": ["ort"]}, "runtime"),
+        ({"protocol": "x"}, "protocol"),
+        ({"more": 1}, "more"),
+        ({"input": {"shape": [1, 8]}}, "input of shape"),
+        ({"input": {}}, "input of shape"),
     ],
 )
-def test_a_manifest_that_is_off_is_refused(bundle: Path, change: dict[str, Any]) -> None:
+def test_a_manifest_that_is_off_is_refused(bundle: Path, change: dict[str, Any], said: str) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text()) | change
-    rewrite(bundle, "manifest.json", json.dumps(manifest).encode())
-    refused(bundle)
+    reseal(bundle, "manifest.json", json.dumps(manifest).encode())
+    assert said in refused(check_integrity, bundle)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("manifest.json", b"{"),
-        ("manifest.json", b"[1]"),
-        ("samples.npz", b"PK\x03\x04"),
-        ("samples.npz", b""),
-        ("labels.txt", b"one\ntwo\n"),
-        ("labels.txt", b"\xff"),
-    ],
-)
-def test_parts_that_do_not_parse_are_refused(bundle: Path, name: str, content: bytes) -> None:
-    rewrite(bundle, name, content)
-    refused(bundle)
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b'{"a":1,"a":1}'])
+def test_a_manifest_that_is_none_is_refused(bundle: Path, content: bytes) -> None:
+    reseal(bundle, "manifest.json", content)
+    refused(check_integrity, bundle)
 
 
-def test_the_models_must_still_say_what_they_said(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(DRIFT, "int8", 0.001)
+def test_an_older_release_is_refused(bundle: Path) -> None:
+    assert check_integrity(bundle, release=3)["release"] == 3
+    assert "release 3 of linear" in refused(check_integrity, bundle, None, 4, code=78)
+
+
+# What the models say ----------------------------------------------------------------------------
+
+
+def test_the_models_must_still_say_what_they_said(bundle: Path) -> None:
+    reseal(bundle, "model.int8.x86.onnx", linear(WEIGHTS * np.float32(1.001)))
     check_bundle(bundle)
-    monkeypatch.setitem(DRIFT, "int8", 5.0)
-    assert "model.int8.onnx: on the sample images logits are off" in refused(bundle)
-    monkeypatch.setitem(DRIFT, "int8", float("nan"))
-    assert "logits are off by nan" in refused(bundle)
-    monkeypatch.setitem(DRIFT, "int8", 0.0)
-    rewrite(bundle, "model.fp32.onnx", (-WEIGHTS).tobytes())
-    assert "model.fp32.onnx" in refused(bundle)
+    reseal(bundle, "model.int8.x86.onnx", linear(WEIGHTS * np.float32(1.1)))
+    message = refused(check_bundle, bundle)
+    assert "model.int8.x86.onnx: on the golden images logits are off by" in message
+    reseal(bundle, "model.int8.x86.onnx", linear(WEIGHTS[:, :9]))
+    assert "model.int8.x86.onnx" in refused(check_bundle, bundle)
+
+
+def test_a_model_of_other_images_or_classes_is_refused(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    other = manifest | {"input": manifest["input"] | {"shape": [3, 8, 8]}}
+    reseal(bundle, "manifest.json", json.dumps(other).encode())
+    assert "takes ((1, 8, 8), 10), said is ((3, 8, 8), 10)" in refused(probe, bundle)
+    reseal(bundle, "manifest.json", json.dumps(manifest).encode())
+    reseal(bundle, "labels.txt", b"one\n")
+    assert "said is ((1, 8, 8), 1)" in refused(probe, bundle)
 
 
 def test_another_class_is_refused_however_close(tmp_path: Path) -> None:
-    given = pieces(tmp_path)
-    logits = given["logits"]["fp32"].copy()
-    top = np.argsort(logits[0])[-2:]
-    logits[0, top] = logits[0].max() + np.array([0.001, 0], np.float32)
-    gap = float(np.abs(logits - given["logits"]["fp32"]).max())
-    assert gap < 0.02 * np.abs(logits).max()  # so it is the class that is refused
-    given["logits"]["fp32"] = logits
-    write_bundle(tmp_path / "bundle", **given)
-    assert "another class" in refused(tmp_path / "bundle")
+    given = contents(tmp_path)
+    logits = logits_of(SAMPLES)
+    second, first = np.sort(logits, axis=1)[:, -2:].T
+    row = int((first - second).argmin())
+    logits[row, logits[row] == second[row]] = first[row] + np.float32(0.001)
+    assert np.abs(logits - logits_of(SAMPLES)).max() < 0.02 * np.abs(logits).max()
+    write_bundle(tmp_path / "bundle", replace(given, logits={**given.logits, "fp32": logits}))
+    with pytest.raises(DeployError, match="another class wins"):
+        probe(tmp_path / "bundle")
+
+
+def test_another_function_on_the_replay_is_refused(tmp_path: Path) -> None:
+    given = contents(tmp_path)
+    assert given.replay is not None
+    turned = {name: np.roll(x, 1, axis=1) for name, x in given.replay.adversarial.items()}
+    write_bundle(
+        tmp_path / "bundle", replace(given, replay=replace(given.replay, adversarial=turned))
+    )
+    with pytest.raises(DeployError, match=r"on 100\.0 % of the adversarial images of the replay"):
+        probe(tmp_path / "bundle")
+
+
+def _foreign() -> bytes:
+    return linear(WEIGHTS, [helper.make_node("Evil", ["logits"], ["x"], domain="com.evil")])
+
+
+def _unknown() -> bytes:
+    return linear(WEIGHTS, [helper.make_node("Evil", ["logits"], ["x"])])
+
+
+def _nested() -> bytes:
+    body = helper.make_graph([], "body", [], [])
+    node = helper.make_node("If", ["logits"], ["x"], then_branch=body, else_branch=body)
+    return linear(WEIGHTS, [node])
+
+
+def _not_finite() -> bytes:
+    return linear(np.where(WEIGHTS > 2, np.float32("nan"), WEIGHTS))
+
+
+def _elsewhere() -> bytes:
+    model = onnx.load_model_from_string(linear(WEIGHTS))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return model.SerializeToString()
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("make", "said"),
     [
-        ({"labels": LABELS[:-1]}, 65),
-        ({"labels": ["a\nb", *LABELS[1:]]}, 65),
-        ({"metadata": {key: METADATA[key] for key in ("model", "threat", "sparsity")}}, 65),
-        ({"metadata": METADATA | {"x": float("nan")}}, 65),
-        ({"samples": SAMPLES[:15]}, 65),
-        ({"samples": SAMPLES.astype(np.float32)}, 65),
-        ({"logits": {"int8": np.zeros((16, 10), np.float32)}}, 65),
-        ({"logits": dict.fromkeys(("int8", "fp32"), np.zeros((16, 10)))}, 65),
-        ({"logits": dict.fromkeys(("int8", "fp32"), np.full((16, 10), np.nan, np.float32))}, 65),
-        ({"models": {}}, 65),
-        ({"models": {"int8": Path("absent.onnx"), "fp32": Path("absent.onnx")}}, 66),
+        (_foreign, "operators of ['com.evil']"),
+        (_unknown, "no operator 'Evil'"),
+        (_nested, "If holds a graph of its own"),
+        (_not_finite, "weights is not finite"),
+        (_elsewhere, "weights lies in another file"),
+        (lambda: b"\xff" * 100, "not an ONNX file"),
     ],
 )
-def test_pieces_that_do_not_fit_are_refused(
-    tmp_path: Path, change: dict[str, Any], code: int
+def test_a_graph_is_looked_at_before_an_engine_gets_it(
+    tmp_path: Path, make: Any, said: str
 ) -> None:
-    with pytest.raises(DeployError) as refusal:
-        write_bundle(tmp_path / "bundle", **(pieces(tmp_path) | change))
-    assert refusal.value.exit_code == code
+    (tmp_path / "model.onnx").write_bytes(make())
+    assert said in refused(check_graph, tmp_path / "model.onnx")
+
+
+def test_parts_that_do_not_parse_are_refused(bundle: Path) -> None:
+    for name in ("golden.npz", "replay.npz"):
+        before = (bundle / name).read_bytes()
+        for content in (b"", b"PK\x03\x04", b"\x80\x04N."):
+            reseal(bundle, name, content)
+            assert name in refused(probe, bundle)
+        reseal(bundle, name, before)
+    probe(bundle)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+WRONG: dict[str, tuple[dict[str, Any], int]] = {
+    "too few labels": ({"labels": LABELS[:-1]}, 65),
+    "a label of two lines": ({"labels": ["a\nb", *LABELS[1:]]}, 65),
+    "no threat": ({"metadata": {k: METADATA[k] for k in ("model", "sparsity")}}, 65),
+    "metadata that is no JSON": ({"metadata": METADATA | {"x": float("nan")}}, 65),
+    "too few samples": ({"samples": SAMPLES[:15]}, 65),
+    "samples of another type": ({"samples": SAMPLES.astype(np.float32)}, 65),
+    "logits of one model": ({"logits": {"int8": np.zeros((16, CLASSES), np.float32)}}, 65),
+    "logits of another type": ({"logits": dict.fromkeys(("int8", "fp32"), np.zeros((16, 10)))}, 65),
+    "logits that are no numbers": (
+        {"logits": dict.fromkeys(("int8", "fp32"), np.full((16, 10), np.nan, np.float32))},
+        65,
+    ),
+    "no models": ({"models": {}}, 65),
+    "a model that is not there": ({"models": dict.fromkeys(("int8", "fp32"), Path("no.onnx"))}, 66),
+    "two files of one name": ({"beside": {"model.onnx": b""}}, 65),
+    "a file of the bundle's own": ({"beside": {"manifest.json": b""}}, 65),
+    "a name that leads out": ({"beside": {"../x": b""}}, 65),
+    "a hidden name": ({"beside": {".git": b""}}, 65),
+    "names that differ in case": ({"beside": {"Model.onnx": b""}}, 65),
+    "a release below zero": ({"release": -1}, 65),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_pieces_that_do_not_fit_are_refused(tmp_path: Path, what: str) -> None:
+    change, code = WRONG[what]
+    refused(write_bundle, tmp_path / "bundle", contents(tmp_path, **change), code=code)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_names_that_clash_are_refused(tmp_path: Path) -> None:
-    given = pieces(tmp_path)
-    for names in (
-        ["model.onnx", "model.onnx"],
-        ["manifest.json", "m.onnx"],
-        ["a b.onnx", "m.onnx"],
-    ):
-        for folder, name in zip(("x", "y"), names, strict=True):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / name).write_bytes(WEIGHTS.tobytes())
-        models = {
-            key: tmp_path / folder / name
-            for key, folder, name in zip(given["models"], ("x", "y"), names, strict=True)
-        }
-        given["models"] = models
-        with pytest.raises(DeployError) as refusal:
-            write_bundle(tmp_path / "bundle", **given)
-        assert refusal.value.exit_code == 65
+def test_a_replay_must_fit_too(tmp_path: Path) -> None:
+    given = contents(tmp_path)
+    assert given.replay is not None
+    short = {name: value[:-1] for name, value in given.replay.clean.items()}
+    message = refused(
+        write_bundle,
+        tmp_path / "bundle",
+        replace(given, replay=replace(given.replay, clean=short)),
+    )
+    assert f"float32 ({COUNT}, {CLASSES})" in message
 
 
 def test_an_existing_folder_is_left_alone(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="exists already") as refusal:
-        write_bundle(bundle, **pieces(tmp_path))
-    assert refusal.value.exit_code == 73
-    check_bundle(bundle)
+    refused(write_bundle, bundle, contents(tmp_path), code=73)
+    check_integrity(bundle)
 
 
 def test_no_bundle_is_another_refusal(tmp_path: Path) -> None:
-    with pytest.raises(DeployError) as refusal:
-        check_bundle(tmp_path / "absent")
-    assert refusal.value.exit_code == 66
+    refused(check_bundle, tmp_path / "absent", code=66)
+    refused(check_bundle, tmp_path, code=66)

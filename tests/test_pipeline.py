@@ -22,7 +22,7 @@ from tiny_run import STAGES, TINY, Result, Tiny, advprune, refusal
 
 from advprune.masks import load_masks
 from deploy import suites
-from deploy.bundle import check_bundle
+from deploy.bundle.check import check_bundle
 from deploy.statistics import share
 from deploy.verdicts import read, write
 
@@ -163,7 +163,7 @@ def test_sparsity_is_exact_in_every_exported_file(tiny: Tiny) -> None:
     assert tiny.report["sparsity"]["got"] == pytest.approx(1 - sum(kept) / total)
 
     folder = tiny.artefact("export")
-    floats = [np.count_nonzero(k) for k in kernels(folder / "model.fp32.onnx").values()]
+    floats = [np.count_nonzero(k) for k in kernels(folder / "model.onnx").values()]
     # A weight that was kept may be zero, but hardly any; one that was removed must be.
     assert len(floats) == len(kept)
     assert sum(floats) <= sum(kept)
@@ -179,7 +179,7 @@ def test_sparsity_is_exact_in_every_exported_file(tiny: Tiny) -> None:
 
 def test_the_engines_share_one_set_of_removed_weights(tiny: Tiny) -> None:
     folder = tiny.artefact("export")
-    floats = kernels(folder / "model.fp32.onnx")
+    floats = kernels(folder / "model.onnx")
     eight = kernels(folder / "model.int8.onnx")
     assert len(floats) == len(eight)
     for a, b in zip(floats.values(), eight.values(), strict=True):
@@ -317,7 +317,7 @@ def test_bench_in_another_runtime_claims_no_accuracy_measured_in_this_one(
     assert lines[0].split() == ["fp32", "int8"]
     cells = {line[:17].strip(): line[17:].split() for line in lines[1:-2]}
     # OpenVINO has a form of its own, and really computes with 8 bits.
-    assert cells["file"] == ["model.fp32.onnx", "model.int8.openvino.onnx"]
+    assert cells["file"] == ["model.onnx", "model.int8.openvino.onnx"]
     assert cells["clean"] == cells["worst case [95 %]"[:17]] == ["–", "–"]
     assert " ".join(cells["kernels"]).endswith("9 Convolution u8, 1 FullyConnected i8")
     assert cells["threads"] == ["1", "1"]

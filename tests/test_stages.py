@@ -20,6 +20,7 @@ from advprune.masks import load_masks
 from advprune.method import Progress, get
 from advprune.models.checkpoint import load
 from deploy.errors import DeployError
+from pipeline import shipping
 from pipeline.devices import resolve_device
 from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
@@ -377,7 +378,7 @@ def test_nothing_is_bundled_when_the_gate_failed(tmp_path: Path) -> None:
 
 def test_a_bundle_has_sixteen_samples_even_of_few_images() -> None:
     images = np.arange(5)[:, None]
-    assert bundle._pad(images)[:, 0].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
+    assert shipping._pad(images)[:, 0].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
 
 
 # Devices ----------------------------------------------------------------------------------------

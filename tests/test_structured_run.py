@@ -64,7 +64,7 @@ def test_bench_holds_what_ships_against_the_dense_network(harp: dict[str, Path])
 def test_what_ships_has_the_small_network_s_weights(harp: dict[str, Path]) -> None:
     small = load(harp["finetune"])
     sizes = sorted(p.numel() for p in small.parameters() if p.dim() > 1)
-    for name in ("model.fp32.onnx", "model.int8.onnx", "model.int8.x86.onnx"):
+    for name in ("model.onnx", "model.int8.onnx", "model.int8.x86.onnx"):
         model = graph.load(harp["export"] / name)
         shapes = [numpy_helper.to_array(t).shape for t in model.graph.initializer]
         assert sorted(int(np.prod(s)) for s in shapes if np.prod(s) > 1 < len(s)) == sizes, name
@@ -101,7 +101,7 @@ def test_scattered_zeros_have_no_structure_to_show(runs: Path) -> None:
 def test_two_in_four_survives_to_the_exported_file(runs: Path) -> None:
     words = ("--method", "magnitude", "--sparsity", "0.5", "--granularity", "2:4")
     stages = run(runs, *words, "--quantize", "qat")
-    for name in ("model.fp32.onnx", "model.int8.onnx"):
+    for name in ("model.onnx", "model.int8.onnx"):
         assert has_two_in_four(stages["export"] / name)
     assert report(stages)["structure"] is None
 

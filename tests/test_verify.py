@@ -71,6 +71,24 @@ def test_verdicts_are_per_image_and_worst_is_the_and() -> None:
         assert all(type(flag) is bool for flags in verdicts.values() for flag in flags)
 
 
+def test_a_device_gets_the_candidate_that_fooled_most_engines() -> None:
+    verification, fp32, int8 = sound()
+    recording = verification.recording
+    assert np.array_equal(recording.clean, SPLIT.images.numpy())
+    assert recording.indices.tolist() == verification.indices
+    within = np.abs(recording.adversarial - recording.pixels).max()
+    assert within <= THREAT.eps + 1e-6
+    attacked = [v for v in verification.verdicts["fp32"] if v not in ("clean", "worst")]
+    for number, engine in enumerate((fp32, int8)):
+        answers = engine.predict(recording.pixels), engine.predict(recording.adversarial)
+        held = np.array(recording.survived(*answers)["replay"])
+        table = [verification.verdicts[("fp32", "int8")[number]][attack] for attack in attacked]
+        # Both engines are one network here: the image that fools one fools both.
+        fmn = attacked.index("fmn@finetuned")  # judged along a line too, beyond its candidate
+        shown = np.array([row for place, row in enumerate(table) if place != fmn])
+        assert (held <= shown.all(axis=0)).all()
+
+
 def test_attacks_of_ones_choice_join_the_suite() -> None:
     more = ("fgsm", "torchattacks:PGD:steps=2")
     settings = replace(SLIGHT, more=more)

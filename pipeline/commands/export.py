@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from advprune.errors import Refused
-from deploy.errors import DeployError
 from deploy.files import demand_absent
-from deploy.gate import EXIT_CODES
 from deploy.words import size
 from export.engine_card import BuildOptions
 from pipeline.commands.results import context_of
 from pipeline.deliver import GRAPHS, TARGETS, Order
-from pipeline.stage import Context
+from pipeline.shipping import demand_passed
 from pipeline.stages.export import LARGEST_BATCH
 from pipeline.stages.gate import GATED
 
@@ -29,7 +27,8 @@ def export(values: Mapping[str, Any]) -> int:
     target, run = values["target"], values["run"]
     options = _options(values)
     context = context_of(run)
-    _demand_passed(context, values["precision"])
+    if values["precision"] == GATED:
+        demand_passed(context)
     folder = values["out"] or run / f"export-{target}"
     demand_absent(folder)
     needs_engine = any(values[name] for name in _OF_ENGINES)
@@ -70,16 +69,6 @@ def _options(values: Mapping[str, Any]) -> BuildOptions:
     if best > largest:
         raise Refused(f"--optimal-batch {best} is above --max-batch {largest}; lower it")
     return BuildOptions(largest, best, values["version_compatible"], values["hardware_compatible"])
-
-
-def _demand_passed(context: Context, precision: str) -> None:
-    """What the gate stopped is not shipped by another door; it judges 8 bits and no other file."""
-    if precision == GATED and context["gate"].metrics["verdict"] == "FAIL":
-        raise DeployError(
-            f"{context.out}: the gate failed, so its {GATED} engine is not to be shipped; see "
-            "`advprune gate`, or export the float one with --precision fp32",
-            EXIT_CODES["FAIL"],
-        )
 
 
 def _text(document: Mapping[str, Any]) -> str:

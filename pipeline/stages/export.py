@@ -87,7 +87,7 @@ def stage(recipe: Recipe) -> Stage:
 
     forms = {"uint8_head": recipe.uint8_head, "fp16": recipe.fp16}
     config = {**forms, "max_batch": LARGEST_BATCH}
-    return Stage("export", ("data", "finetune", "quantize"), config, run, version=2)
+    return Stage("export", ("data", "finetune", "quantize"), config, run, version=3)
 
 
 def _float_parity(context: Context, images: ImageSet) -> Metrics:

@@ -38,7 +38,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.training import images_of, network_of, settings, write_history
 
-FLOAT = "model.fp32.onnx"
+FLOAT = "model.onnx"
 INT8 = "model.int8.onnx"
 # The attacks that decide between the two: each loses some strength, both lose the same.
 STEPS, QUERIES = 10, 100
@@ -73,7 +73,7 @@ def stage(recipe: Recipe) -> Stage:
         threat = recipe.threat().to_dict()
         objective = recipe.robust_objective(recipe.quantize)
         config |= {**settings(recipe, recipe.quantize, objective), **trained, "judged_by": threat}
-    return Stage("quantize", ("data", "finetune"), config, run, version=3)
+    return Stage("quantize", ("data", "finetune"), config, run, version=4)
 
 
 def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:

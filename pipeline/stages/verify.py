@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from advprune.data import as_float
 from advprune.twin import differentiable
 from deploy.bench import interleaved, sizes
+from deploy.recording import save
 from deploy.replay import is_quantised, twin_name
 from deploy.runtime import load
 from deploy.suites import Settings
@@ -39,6 +40,7 @@ WARMUP_S = 0.3
 CALLS = 300
 FINDINGS = "verification.json"
 MEASUREMENTS = "measurements.json"
+RECORDING = "recording.npz"
 
 
 def verdict_file(engine: str) -> str:
@@ -71,7 +73,7 @@ def stage(recipe: Recipe) -> Stage:
         "settings": {key: v for key, v in asdict(settings).items() if key != "batch_size"},
         "threat": recipe.threat().to_dict(),
     }
-    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=4)
+    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=5)
 
 
 def attack(context: Context, settings: Settings) -> Verification:
@@ -107,6 +109,7 @@ def record(context: Context, verification: Verification, folder: Path) -> None:
         "health": [vars(check) for check in verification.health],
     }
     write_json(folder / FINDINGS, findings)
+    save(folder / RECORDING, verification.recording)
 
 
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:

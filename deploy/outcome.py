@@ -1,17 +1,11 @@
-"""What the gate found, and how it is written down: JSON, Markdown and JUnit XML.
+"""What the gate found. `gate_outputs` writes it down. Standard library only, like the gate."""
 
-Standard library only, like the gate.
-"""
-
-import json
-from dataclasses import asdict, dataclass
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-from xml.etree import ElementTree
 
-from deploy.files import write_atomic
-from deploy.statistics import mcnemar_exact
+from deploy.power import images_in_words
+from deploy.statistics import mcnemar_exact, tango
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -22,7 +16,7 @@ class Comparison:
 
     Attributes:
         metric: "worst", "clean" or the name of an attack.
-        against: what the engine is held against: "baseline", or a precision.
+        against: what the engine is held against: "baseline", "release", or a precision.
         count: images.
         before: share of the images that the other engine gets right.
         after: share of the images that this engine gets right.
@@ -39,25 +33,39 @@ class Comparison:
     better: int
 
     @property
+    def name(self) -> str:
+        return f"{self.metric} against {self.against}"
+
+    @property
     def drop(self) -> float:
         """Accuracy lost, a fraction; negative where it rose."""
         return (self.worse - self.better) / self.count
+
+    @property
+    def changed(self) -> float:
+        """The share of the images whose verdict differs."""
+        return (self.worse + self.better) / self.count
 
     @property
     def p(self) -> float:
         """How often chance alone makes it at least this much worse (exact, one-sided)."""
         return mcnemar_exact(self.worse, self.better)
 
+    @property
+    def bound(self) -> float:
+        """What the drop does not exceed, with 95 % confidence (Tango 1998, one-sided)."""
+        return tango(self.worse, self.better, self.count)[1]
+
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "drop": self.drop, "p": self.p}
+        return {**asdict(self), "drop": self.drop, "p": self.p, "bound": self.bound}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that had to hold. `message` is one line for people."""
+    """One thing that had to hold. `message` is one line for people; WARN decides nothing."""
 
     name: str
-    status: Status
+    status: Status | Literal["WARN"]
     message: str
 
 
@@ -66,23 +74,31 @@ class GateResult:
     """The verdict and what it rests on.
 
     Attributes:
-        margin: the drop that nobody minds, a fraction.
-        checks: what decided.
-        primary: the comparison that decided, where there was anything to compare with.
-        minimum_detectable_drop: the smallest drop that its test finds in four of five cases.
-        rows: every comparison, the primary one first; all others are for information.
+        policies: those that decided, and the value that each held.
+        checks: what decided, and what only warned.
+        rows: every comparison; the first one is the primary metric's.
+        minimum_detectable_drop: the smallest drop that the test of the first row finds in four of
+            five cases, where there is a row.
+        images_to_ship: how many images it takes in four of five cases to prove that nothing was
+            lost, where that was asked and is open.
+        measured: size and speed of "candidate" and "baseline", as far as they are known.
     """
 
-    margin: float
+    policies: Mapping[str, float]
     checks: tuple[Check, ...]
-    primary: Comparison | None
-    minimum_detectable_drop: float | None
-    rows: tuple[Comparison, ...]
+    rows: tuple[Comparison, ...] = ()
+    minimum_detectable_drop: float | None = None
+    images_to_ship: int | None = None
+    measured: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+
+    @property
+    def primary(self) -> Comparison | None:
+        return self.rows[0] if self.rows else None
 
     @property
     def status(self) -> Status:
         """FAIL if any check failed; PASS if all passed and there was one; else INCONCLUSIVE."""
-        found = {check.status for check in self.checks}
+        found = {check.status for check in self.checks} - {"WARN"}
         if "FAIL" in found:
             return "FAIL"
         return "PASS" if found == {"PASS"} else "INCONCLUSIVE"
@@ -90,76 +106,35 @@ class GateResult:
     @property
     def lines(self) -> list[str]:
         """The verdict in words, a line for each check."""
-        if not self.checks:
-            return ["nothing was compared: there is neither a baseline nor a reference"]
-        lines = [check.message for check in self.checks]
+        lines = [
+            f"warning: {check.message}" if check.status == "WARN" else check.message
+            for check in self.checks
+        ]
         if self.minimum_detectable_drop is not None:
             drop = points(self.minimum_detectable_drop)
             lines.append(f"the smallest drop that this test finds in four of five cases: {drop}")
+        if self.images_to_ship is not None:
+            images = images_in_words(self.images_to_ship)
+            lines.append(
+                f"to ship takes {images} in four of five cases, where as many of the verdicts "
+                "change and accuracy stays"
+            )
         return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The content of gate.json."""
         return {
-            "schema": 1,
+            "schema": 2,
             "status": self.status,
-            "policy": "regress",
-            "margin": self.margin,
+            "policies": dict(self.policies),
             "primary": self.primary.to_dict() if self.primary else None,
             "minimum_detectable_drop": self.minimum_detectable_drop,
+            "images_to_ship": self.images_to_ship,
             "checks": [asdict(check) for check in self.checks],
             "rows": [row.to_dict() for row in self.rows],
+            "measured": {name: value and dict(value) for name, value in self.measured.items()},
             "lines": self.lines,
         }
-
-    def to_markdown(self) -> str:
-        """A summary for a CI job page."""
-        lines = [f"### Gate: {self.status}", ""]
-        lines += [f"- {escape(line, quote=False)}" for line in self.lines]
-        if self.rows:
-            lines += ["", "| metric | against | before | after | drop | worse | better | p |"]
-            lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
-        for row in self.rows:
-            cells = (
-                code(row.metric),
-                code(row.against),
-                percent(row.before),
-                percent(row.after),
-                points(row.drop),
-                str(row.worse),
-                str(row.better),
-                f"{row.p:.2g}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
-
-    def to_junit(self) -> bytes:
-        """JUnit XML: a test case for each check; an inconclusive one is an error."""
-        counts = {
-            "tests": str(len(self.checks)),
-            "failures": str(sum(check.status == "FAIL" for check in self.checks)),
-            "errors": str(sum(check.status == "INCONCLUSIVE" for check in self.checks)),
-        }
-        suites = ElementTree.Element("testsuites", counts)
-        suite = ElementTree.SubElement(suites, "testsuite", {"name": "gate", **counts})
-        for check in self.checks:
-            case = ElementTree.SubElement(suite, "testcase", classname="gate", name=check.name)
-            if check.status != "PASS":
-                kind = "failure" if check.status == "FAIL" else "error"
-                ElementTree.SubElement(case, kind, message=check.message)
-        ElementTree.indent(suites)
-        return ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
-
-    def write(self, folder: Path) -> None:
-        """Write gate.json, gate.md and junit.xml into an existing folder.
-
-        Raises:
-            DeployError: 73 or 74, a file cannot be created or written.
-        """
-        content = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        write_atomic(folder / "gate.json", content.encode())
-        write_atomic(folder / "gate.md", self.to_markdown().encode())
-        write_atomic(folder / "junit.xml", self.to_junit())
 
 
 def percent(share: float) -> str:

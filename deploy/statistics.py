@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -53,35 +54,59 @@ def mcnemar_exact(worse: int, better: int) -> float:
     return total / (1 << n)
 
 
-def minimum_detectable_drop(
-    n: int, discordant_share: float, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """The smallest true drop that `mcnemar_exact` finds, at level alpha, with probability `power`.
+def tango(worse: int, better: int, n: int, confidence: float = 0.90) -> tuple[float, float]:
+    """Score interval of the drop of accuracy between two engines on the same images.
 
-    The number of changed images is Binomial(n, share) and the share is at least the drop; given
-    that number the worse ones are binomial. No normal approximation: it flatters small n.
+    Tango 1998, Statistics in Medicine 17: the drops at which `tango_score` is not beyond its normal
+    quantiles. Either end of the two-sided 90 % interval is a one-sided 95 % bound.
 
     Args:
-        discordant_share: share of the images whose verdict differs, in [0, 1].
+        worse: images that only the former engine gets right.
+        better: images that only this engine gets right.
+        n: all images, at least 1.
 
     Returns:
-        A drop of accuracy, to 1e-4; 1.0 where n is too small to find any.
+        (low, high), drops in [-1, 1]; they enclose (worse - better) / n.
 
     Raises:
         ValueError: an argument lies outside its range.
     """
-    if n < 1 or not 0 <= discordant_share <= 1 or not 0 < alpha < 1 or not 0 < power < 1:
-        raise ValueError(
-            f"minimum_detectable_drop: n {n}, share {discordant_share}, {alpha}, {power}"
-        )
-    low, high = 0.0, 1.0
-    while high - low > 1e-4:
-        drop = (low + high) / 2
-        if _power(n, drop, max(drop, discordant_share), alpha) < power:
-            low = drop
-        else:
-            high = drop
-    return high
+    if min(worse, better) < 0 or n < max(1, worse + better) or not 0 < confidence < 1:
+        raise ValueError(f"tango: {worse} worse, {better} better of {n} at {confidence}")
+    beyond = NormalDist().inv_cdf((1 + confidence) / 2)
+    return -_tango_upper(better, worse, n, beyond), _tango_upper(worse, better, n, beyond)
+
+
+def tango_score(worse: int, better: int, n: int, drop: float) -> float:
+    """How far the drop that was seen lies above a supposed one, in standard errors.
+
+    Tango 1998: the score statistic of the difference of two paired proportions; the share of
+    better images is the likeliest one under the supposed drop, the root of a quadratic.
+
+    Args:
+        drop: supposed, -1 < drop < 1 and not 0 where no image changed.
+    """
+    b = (2 * n - worse + better) * drop - worse - better
+    c = -better * drop * (1 - drop)
+    root = math.sqrt(max(0.0, b * b - 8 * n * c))
+    # Two forms of one root: each loses digits where the other keeps them.
+    likeliest = (root - b) / (4 * n) if b <= 0 else -2 * c / (b + root)
+    variance = n * (2 * likeliest + drop * (1 - drop))
+    gap = worse - better - n * drop
+    return gap / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gap)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p as it counts among several tests: below a level, it holds for all of them together.
+
+    Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, index in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def upper_tail(k: int, n: int, p: float) -> float:
@@ -90,13 +115,21 @@ def upper_tail(k: int, n: int, p: float) -> float:
         return 1 - upper_tail(n - k + 1, n, 1 - p)
     if k > n or p == 0:
         return 0.0
-    term = total = _probability(k, n, p)
+    term = total = probability(k, n, p)
     odds = p / (1 - p)
     while k < n and term > total * 1e-17:
         term *= (n - k) / (k + 1) * odds
         total += term
         k += 1
     return total
+
+
+def probability(k: int, n: int, p: float) -> float:
+    """P(X = k) for X ~ Binomial(n, p)."""
+    if p in (0, 1):
+        return float(k == n * p)
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
 
 
 def _lower_bound(successes: int, n: int, tail: float) -> float:
@@ -112,22 +145,12 @@ def _lower_bound(successes: int, n: int, tail: float) -> float:
     return high
 
 
-def _probability(k: int, n: int, p: float) -> float:
-    """P(X = k) for X ~ Binomial(n, p) and p > 0."""
-    if p == 1:
-        return float(k == n)
-    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
-
-
-def _power(n: int, drop: float, share: float, alpha: float) -> float:
-    """P(mcnemar_exact < alpha) when a `share` of n images changes and accuracy falls by `drop`."""
-    worse = (share + drop) / (2 * share)
-    spread = 5 * math.sqrt(n * share * (1 - share)) + 1  # leaves out less than 1e-5
-    first, last = max(0, round(n * share - spread)), min(n, round(n * share + spread))
-    total, needed = 0.0, first // 2
-    for changed in range(first, last + 1):
-        while upper_tail(needed, changed, 0.5) >= alpha:
-            needed += 1
-        total += _probability(changed, n, share) * upper_tail(needed, changed, worse)
-    return total
+def _tango_upper(worse: int, better: int, n: int, beyond: float) -> float:
+    """The drop at which the score is -beyond; it falls as the supposed drop rises."""
+    low, high = (worse - better) / n, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if tango_score(worse, better, n, middle) > -beyond:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -10,16 +10,21 @@ import base64
 import contextlib
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from deploy import shape
 from deploy.errors import DeployError
 from deploy.files import unique_keys, write_atomic
 
+SCHEMA = 2
 LARGEST_FILE = 64_000_000  # bytes; 10,000 images under ten attacks take 20 kB
+
+
+class Outdated(DeployError):
+    """A file of an older schema: its protocol meant something else, so nothing is read of it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Verdicts:
         correct: "clean" and every attack of the protocol -> one flag per image.
         reason: for a baseline, why it was accepted.
         previous: for a baseline, what it replaced (artefact, protocol_hash, accuracy), if anything.
+        measured: what the engine costs: bytes of the file and as a download, milliseconds of one
+            call (p50_ms, p99_ms), those of the float engine in turn with it in the same process
+            (float_p50_ms), each None where unknown, and where: runtime, device and threads.
     """
 
     protocol: dict[str, Any]
@@ -39,11 +47,17 @@ class Verdicts:
     correct: dict[str, list[bool]]
     reason: str | None = None
     previous: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
 
     @property
     def count(self) -> int:
         """The number of images."""
         return len(self.correct["clean"])
+
+    @property
+    def protocol_hash(self) -> str:
+        # An artefact that lacks its precision is refused when it is written, not here.
+        return protocol_hash(self.protocol, self.artefact.get("precision", ""))
 
     @property
     def flags(self) -> dict[str, list[bool]]:
@@ -62,13 +76,15 @@ class Verdicts:
         """
         with _refused("verdicts"):
             content: dict[str, Any] = {
-                "schema": 1,
+                "schema": SCHEMA,
                 "protocol": self.protocol,
-                "protocol_hash": protocol_hash(self.protocol),
+                "protocol_hash": self.protocol_hash,
                 "artefact": self.artefact,
                 "count": self.count,
                 "verdicts": {name: pack(flags) for name, flags in self.flags.items()},
             }
+            if self.measured is not None:
+                content["measured"] = self.measured
             if self.reason is not None:
                 content |= {"reason": self.reason, "previous": self.previous}
             _parse(content)
@@ -103,9 +119,10 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def protocol_hash(protocol: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of a protocol, in hexadecimal."""
-    return hashlib.sha256(canonical(protocol)).hexdigest()
+def protocol_hash(protocol: dict[str, Any], precision: str) -> str:
+    """SHA-256 of the canonical JSON of a protocol and a precision, in hexadecimal."""
+    settings = {"protocol": protocol, "precision": precision}
+    return hashlib.sha256(canonical(settings)).hexdigest()
 
 
 def write(path: Path, verdicts: Verdicts) -> None:
@@ -122,6 +139,7 @@ def read(path: Path) -> Verdicts:
 
     Raises:
         DeployError: 66, there is no such file; 65, anything in it is off.
+        Outdated: 65, it was written before this schema.
     """
     try:
         with path.open("rb") as file:
@@ -133,7 +151,14 @@ def read(path: Path) -> Verdicts:
     if len(content) > LARGEST_FILE:
         raise DeployError(f"{path}: larger than {LARGEST_FILE} bytes; not a verdict file", 65)
     with _refused(str(path)):
-        return _parse(json.loads(content, object_pairs_hook=unique_keys))
+        parsed = json.loads(content, object_pairs_hook=unique_keys)
+        if isinstance(parsed, dict) and str(parsed.get("schema")) == "1":
+            raise Outdated(
+                f"{path}: schema 1 is not read any more, only {SCHEMA}; run verify again, or where "
+                "this is a baseline update it (--update-baseline)",
+                65,
+            )
+        return _parse(parsed)
 
 
 @contextlib.contextmanager
@@ -151,17 +176,19 @@ def _parse(content: Any) -> Verdicts:
     Raises:
         ValueError: anything is off.
     """
-    accepted = isinstance(content, dict) and "reason" in content
-    _check(content, {**_FILE, **_ACCEPTED} if accepted else _FILE, "the file")
-    if accepted and content["previous"] is not None:
-        _check(content["previous"], _REPLACED, "previous")
+    shape.check(content, shape.TABLE, "the file")
+    expected = dict(_FILE)
+    for key, more in _MORE.items():
+        expected |= more if key in content else {}
+    shape.check(content, expected)
     protocol, packed = content["protocol"], content["verdicts"]
-    if content["protocol_hash"] != protocol_hash(protocol):
-        raise ValueError(f"protocol_hash is not that of the protocol, {protocol_hash(protocol)}")
+    digest = protocol_hash(protocol, content["artefact"]["precision"])
+    if content["protocol_hash"] != digest:
+        raise ValueError(f"protocol_hash is not that of protocol and precision, {digest}")
     names = ["clean", *(attack["name"] for attack in protocol["attacks"]), "worst"]
     if len(set(names)) < len(names):
         raise ValueError("two attacks share a name, or one is called clean or worst")
-    _check(packed, dict.fromkeys(names, _TEXT), "verdicts")
+    shape.check(packed, dict.fromkeys(names, shape.TEXT), "verdicts")
     flags: dict[str, list[bool]] = {}
     for name in names:
         try:
@@ -170,83 +197,59 @@ def _parse(content: Any) -> Verdicts:
             raise ValueError(f"verdicts.{name}: {error}") from error
     if flags.pop("worst") != _all(flags):
         raise ValueError("verdicts.worst is not the AND of the others")
-    reason, previous = content.get("reason"), content.get("previous")
-    return Verdicts(protocol, content["artefact"], flags, reason, previous)
+    optional = {key: content.get(key) for key in ("reason", "previous", "measured")}
+    return Verdicts(protocol, content["artefact"], flags, **optional)
 
 
 def _all(correct: dict[str, list[bool]]) -> list[bool]:
     return [all(column) for column in zip(*correct.values(), strict=True)]
 
 
-class _Is(NamedTuple):
-    """A test of one value and, in words, what passes it."""
-
-    what: str
-    test: Callable[[Any], bool]
-
-
-def _check(value: Any, shape: Any, where: str) -> None:
-    """Hold a value against an `_Is`, or a table against a table of them."""
-    if isinstance(shape, _Is):
-        if not shape.test(value):
-            raise ValueError(f"{where} must be {shape.what}, got {repr(value)[:40]}")
-        return
-    if not isinstance(value, dict) or set(value) != set(shape):
-        raise ValueError(f"{where} must hold exactly {', '.join(shape)}")
-    for key, inner in shape.items():
-        _check(value[key], inner, key if where == "the file" else f"{where}.{key}")
-
-
-def _is_text(value: Any) -> bool:
-    # Printable, so one line: names end up on terminals, in XML and in Markdown.
-    return isinstance(value, str) and value != "" and value.isprintable()
-
-
-def _is_share(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
-
-
 def _are_attacks(value: Any) -> bool:
     tables = isinstance(value, list) and all(isinstance(attack, dict) for attack in value)
-    return tables and all(_is_text(attack.get("name")) for attack in value)
+    return tables and all(shape.is_text(attack.get("name")) for attack in value)
 
 
-# Booleans are integers to Python; `type(x) is int` keeps them out.
-_TEXT = _Is("one line of text", _is_text)
-_INTEGER = _Is("an integer", lambda x: type(x) is int)
-_NUMBER = _Is("a finite number", lambda x: type(x) in (int, float) and abs(x) < 1e308)
-_DIGEST = _Is(
-    "a SHA-256 digest in lower-case hexadecimal",
-    lambda x: isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None,
-)
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        shape.is_number(x) and 0 <= x <= 1 for x in value.values()
+    )
+
 
 _PROTOCOL = {
-    "data": _DIGEST,
-    "images": _DIGEST,
-    "labels": _DIGEST,
-    "threat": {"norm": _TEXT, "eps": _NUMBER, "low": _NUMBER, "high": _NUMBER},
-    "attacks": _Is("a list of tables, each with a name", _are_attacks),
-    "seed": _INTEGER,
-    "input": _TEXT,
+    "data": shape.DIGEST,
+    "images": shape.DIGEST,
+    "labels": shape.DIGEST,
+    "threat": {"norm": shape.TEXT, "eps": shape.NUMBER, "low": shape.NUMBER, "high": shape.NUMBER},
+    "attacks": shape.Is("a list of tables, each with a name", _are_attacks),
+    "seed": shape.INTEGER,
+    "input": shape.TEXT,
 }
-_ARTEFACT = {"file": _TEXT, "sha256": _DIGEST, "precision": _TEXT}
+_ARTEFACT = {"file": shape.TEXT, "sha256": shape.DIGEST, "precision": shape.TEXT}
 _REPLACED = {
     "artefact": _ARTEFACT,
-    "protocol_hash": _DIGEST,
-    "accuracy": _Is(
-        "a table of shares between 0 and 1",
-        lambda x: isinstance(x, dict) and all(_is_share(share) for share in x.values()),
-    ),
+    "protocol_hash": shape.DIGEST,
+    "accuracy": shape.Is("a table of shares between 0 and 1", _are_shares),
+}
+_POSITIVE = shape.OrNull(shape.Is("a positive number", lambda x: shape.is_number(x) and x > 0))
+_MEASURED = {
+    "bytes": shape.COUNT,
+    "compressed_bytes": shape.OrNull(shape.COUNT),
+    "p50_ms": _POSITIVE,
+    "p99_ms": _POSITIVE,
+    "float_p50_ms": _POSITIVE,
+    "where": shape.TEXT,
 }
 _FILE = {
-    "schema": _Is("1, the only one there is", lambda x: type(x) is int and x == 1),
+    "schema": shape.Is(f"{SCHEMA}", lambda x: type(x) is int and x == SCHEMA),
     "protocol": _PROTOCOL,
-    "protocol_hash": _DIGEST,
+    "protocol_hash": shape.DIGEST,
     "artefact": _ARTEFACT,
-    "count": _Is("a positive integer", lambda x: type(x) is int and x > 0),
-    "verdicts": _Is("a table", lambda x: isinstance(x, dict)),
+    "count": shape.COUNT,
+    "verdicts": shape.TABLE,
 }
-_ACCEPTED = {
-    "reason": _TEXT,
-    "previous": _Is("null or a table", lambda x: x is None or isinstance(x, dict)),
+# What a file may hold besides, by the key that tells it.
+_MORE = {
+    "measured": {"measured": _MEASURED},
+    "reason": {"reason": shape.TEXT, "previous": shape.OrNull(_REPLACED)},
 }

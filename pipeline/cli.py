@@ -14,6 +14,7 @@ import typer
 from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.exporting import export
+from pipeline.judging import gate
 from pipeline.options import RECIPE_OPTIONS, Option, method_options
 
 app = typer.Typer(
@@ -111,26 +112,8 @@ def bench(
 
 
 app.command()(export)
+app.command()(gate)
 app.add_typer(bundle, name="bundle")
-
-
-@app.command()
-def gate(
-    run: Run = LATEST,
-    baseline: Annotated[Path | None, typer.Option(help="Verdicts to hold the run against.")] = None,
-    margin: Annotated[float, typer.Option(help="Drop of robust accuracy that is let pass.")] = 0.01,
-    update_baseline: Annotated[
-        bool, typer.Option("--update-baseline", help="Make this run the baseline.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why the baseline changes.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Compare a run with a baseline, image by image; exit 0 pass, 10 fail, 11 open, 12 no match."""
-    from pipeline.commands.results import gate
-
-    return gate(run, baseline, margin, update_baseline, reason, junit, markdown, as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from advprune.data import ImageSet, Split
+from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
 from pipeline.devices import platform, resolve_device, use_threads
 from pipeline.recipe import Recipe, RobustTraining
@@ -58,11 +59,17 @@ def run_name(recipe: Recipe, stages: list[Stage]) -> str:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known of a stage before it runs; seconds is None where it cannot be estimated."""
+    """What is known of a stage before it runs.
+
+    Attributes:
+        seconds: None where they cannot be estimated.
+        outlook: of the gate alone: what its images can tell.
+    """
 
     name: str
     cached: bool
     seconds: float | None
+    outlook: Outlook | None = None
 
 
 def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
@@ -76,8 +83,16 @@ def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
                 known[stage.name] = found
     costs: Mapping[str, float] = {}
     if any(stage.name not in known for stage in stages if stage.name in _TRAINING):
-        costs = _training_seconds(recipe, data.load_images(recipe))
-    return [Forecast(s.name, s.name in known, costs.get(s.name)) for s in stages]
+        images = data.load_images(recipe)
+        costs = _training_seconds(recipe, images)
+        count = len(images.splits[recipe.verify.split])
+    else:
+        count = int(known["data"].metrics[recipe.verify.split])
+    judged = min(count, recipe.verify.settings(recipe.seed).images)
+    outlooks = {"gate": outlook(judged, recipe.gate.terms())}
+    return [
+        Forecast(s.name, s.name in known, costs.get(s.name), outlooks.get(s.name)) for s in stages
+    ]
 
 
 _TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")

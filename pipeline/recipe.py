@@ -13,6 +13,7 @@ from advprune.method import PruningMethod, Sparsity, get
 from advprune.objectives import Objective, ObjectiveName
 from advprune.train import Schedule
 from advprune.types import Norm, Threat
+from deploy.policies import Terms
 from deploy.suites import Settings, SuiteName, suite
 
 
@@ -102,9 +103,29 @@ class Verification(Section):
         return suite(self.suite, more=self.attacks, seed=seed, **given)
 
 
+def _listed(value: Any) -> Any:
+    """One name, as `--set gate.policy=ship` gives it, is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
 class Gate(Section):
+    """What the engine must hold; the words are those of `advprune gate`."""
+
     baseline: Path | None = None
-    margin: float = Field(default=0.01, ge=0, lt=1)
+    release: Path | None = None
+    policy: Names = ()
+    margin: float | None = Field(default=None, ge=0, lt=1)
+    floor: float | None = None
+    ratio: float | None = None
+    all_metrics: bool = False
+    hard: Names = ()
+
+    def terms(self) -> Terms:
+        """Raises DeployError 2 where they contradict each other or are out of range."""
+        return Terms(self.policy, self.margin, self.floor, self.ratio, self.all_metrics, self.hard)
 
 
 class Recipe(Section):

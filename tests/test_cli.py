@@ -135,6 +135,7 @@ def test_a_plan_shows_every_stage_and_makes_nothing(empty_folder: Path) -> None:
     shown = advprune("plan", "--set", "attack_steps=1")
     assert shown.code == 0
     title, *rows = shown.out.splitlines()
+    rows, told = rows[: len(STAGES)], rows[len(STAGES) :]
     assert title.startswith("harp · 90 % removed (10×) · digits_resnet · digits")
     assert [row.split()[0] for row in rows] == list(STAGES)
     assert not any("cached" in row for row in rows)
@@ -145,6 +146,10 @@ def test_a_plan_shows_every_stage_and_makes_nothing(empty_folder: Path) -> None:
     entries = document.json
     assert [entry["name"] for entry in entries] == list(STAGES)
     assert all(entry["seconds"] > 0 for entry in entries[1:6])
+    outlook = entries[STAGES.index("gate")]["outlook"]
+    assert told[0] == f" {outlook['lines'][0]}"
+    assert outlook["warnings"][0] in told[1]
+    assert "outlook" not in entries[0]
     assert list(empty_folder.iterdir()) == []
 
 

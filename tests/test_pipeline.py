@@ -362,7 +362,7 @@ def test_a_run_passes_against_itself(tiny: Tiny, baseline: Path, tmp_path: Path)
     assert shown.code == 0
     assert shown.out.startswith("gate PASS\n")
     assert ElementTree.parse(junit).getroot().get("failures") == "0"
-    assert markdown.read_text().startswith("### Gate: PASS")
+    assert markdown.read_text().startswith("<!-- advprune-gate -->\n### Gate: PASS")
     as_json = advprune("gate", tiny.run, "--baseline", baseline, "--json")
     assert as_json.code == 0
     assert as_json.json["status"] == "PASS"

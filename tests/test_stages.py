@@ -74,7 +74,13 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "verify.health": (3, ("verify",)),
     "verify.attacks": (("fgsm",), ("verify",)),
     "gate.margin": (0.02, ("gate",)),
+    "gate.policy": (("ship",), ("gate",)),
+    "gate.floor": (0.5, ("gate",)),
+    "gate.ratio": (0.9, ("gate",)),
+    "gate.all_metrics": (True, ("gate",)),
+    "gate.hard": (("size",), ("gate",)),
     "gate.baseline": (None, ("gate",)),  # a file, see below
+    "gate.release": (None, ("gate",)),  # another
     **{f"{stage}.objective": ("trades", (stage,)) for stage in ROBUST},
     **{
         f"{stage}.{key}": (value, (stage,))
@@ -119,7 +125,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline"}))
+@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline", "gate.release"}))
 def test_a_setting_reaches_the_stages_that_depend_on_it_and_no_other(key: str) -> None:
     value, stages = SEEN_BY[key]
     assert changed({key: value}) == {*stages, "report"}
@@ -205,12 +211,13 @@ def test_the_code_of_a_factory_belongs_to_standard(
         configs({"model": "my_nets_of_stages:large"})
 
 
-def test_a_baseline_counts_by_its_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["gate.baseline", "gate.release"])
+def test_a_baseline_counts_by_its_content(tmp_path: Path, key: str) -> None:
     for name, reason in (("a", "one"), ("b", "one"), ("c", "two")):
         (tmp_path / name).write_text(json.dumps(verdicts_file(reason)))
 
     def gate_with(name: str) -> Mapping[str, Any]:
-        return configs({"gate.baseline": tmp_path / name})["gate"]
+        return configs({key: tmp_path / name})["gate"]
 
     assert gate_with("a") == gate_with("b")
     assert gate_with("a") != gate_with("c")

@@ -1,16 +1,16 @@
-"""Intervals and tests equal scipy's, and the gate's rule rarely cries wolf."""
+"""Intervals and tests equal scipy's, or a plain definition solved by it."""
 
 import math
+from itertools import combinations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, binom, binomtest
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import xlogy
+from scipy.stats import beta, binom, binomtest, norm
 
-from deploy.gate import MARGIN, regress
-from deploy.outcome import Comparison
-from deploy.statistics import clopper_pearson, mcnemar_exact, minimum_detectable_drop
+from deploy.statistics import clopper_pearson, holm, mcnemar_exact, tango
 
 GRID = [(k, n) for n in (1, 2, 7, 360, 1000) for k in {0, 1, n // 3, n // 2, n - 1, n}]
 GRID += [(k, 10_000) for k in (0, 1, 57, 5000, 8854, 9999, 10_000)]
@@ -72,48 +72,105 @@ def test_mcnemar_at_ten_thousand_changes() -> None:
         mcnemar_exact(-1, 3)
 
 
-@pytest.mark.parametrize("n", [20, 360, 1000])
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.15, 1.0])
-def test_the_detectable_drop_is_found_in_four_of_five_cases(n: int, share: float) -> None:
-    drop = minimum_detectable_drop(n, share)
-    random = np.random.default_rng(7)
-    changed = random.binomial(n, max(share, drop), 6000)
-    worse = random.binomial(changed, (max(share, drop) + drop) / (2 * max(share, drop)))
-    found = binom.sf(worse - 1, changed, 0.5) < 0.05
-    assert found.mean() == pytest.approx(0.8, abs=0.02)
+# Tango's interval -------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(5, 800), st.floats(0, 1))
-def test_more_images_detect_smaller_drops(n: int, share: float) -> None:
-    drop = minimum_detectable_drop(n, share)
-    assert 0 < minimum_detectable_drop(4 * n, share) < drop <= 1
+def _likeliest(worse: int, better: int, n: int, drop: float) -> float:
+    """The share of better images that makes the counts likeliest under a supposed drop."""
+
+    def surprise(share: float) -> float:
+        counts = (worse, better, n - worse - better)
+        shares = (share + drop, share, 1 - 2 * share - drop)
+        return -sum(xlogy(k, p) for k, p in zip(counts, shares, strict=True))
+
+    low, high = max(0.0, -drop), (1 - drop) / 2
+    # The likelihood is flat at its top: its slope tells where that is to more digits than it does.
+    found = minimize_scalar(surprise, bounds=(low, high), method="bounded").x  # pyright: ignore
+
+    def slope(share: float) -> float:
+        rest = n - worse - better
+        return worse / (share + drop) + better / share - 2 * rest / (1 - 2 * share - drop)
+
+    inside = 1e-9 * (high - low)
+    if slope(low + inside) < 0:
+        return low
+    if slope(high - inside) > 0:
+        return high
+    exact = float(brentq(slope, low + inside, high - inside, xtol=1e-16))  # pyright: ignore
+    assert exact == pytest.approx(found, abs=1e-4)
+    return exact
 
 
-def test_four_images_detect_nothing() -> None:
-    assert minimum_detectable_drop(4, 0.5) == 1.0
-    with pytest.raises(ValueError, match="minimum_detectable_drop"):
-        minimum_detectable_drop(100, 1.5)
+def _score(worse: int, better: int, n: int, drop: float) -> float:
+    share = _likeliest(worse, better, n, drop)
+    variance = n * ((share + drop) + share - drop**2)
+    return (worse - better - n * drop) / math.sqrt(variance)
 
 
-def _fails(n: int, worse: int, better: int) -> bool:
-    comparison = Comparison("worst", "baseline", n, 0.8, 0.8 - (worse - better) / n, worse, better)
-    return regress(comparison, MARGIN).status == "FAIL"
+PAIRS = [(43, 5, 1000), (5, 43, 1000), (12, 12, 360), (1, 0, 50), (0, 1, 50), (30, 20, 120)]
+PAIRS += [(9, 0, 400), (0, 9, 400), (140, 130, 2000), (250, 200, 10_000)]
 
 
-@pytest.mark.parametrize("n", [200, 500, 1000, 5000])
-@pytest.mark.parametrize("share", [0.02, 0.05, 0.15])
-def test_the_rule_rarely_fails_without_a_drop(n: int, share: float) -> None:
-    random = np.random.default_rng(n)
-    changed = random.binomial(n, share, 3000)
-    worse = random.binomial(changed, 0.5)
-    alarms = [_fails(n, int(w), int(c - w)) for c, w in zip(changed, worse, strict=True)]
-    assert np.mean(alarms) <= 0.05
+@pytest.mark.parametrize(("worse", "better", "n"), PAIRS)
+def test_the_score_interval_solves_the_constrained_likelihood(
+    worse: int, better: int, n: int
+) -> None:
+    low, high = tango(worse, better, n)
+    seen, beyond = (worse - better) / n, norm.ppf(0.95)
+    edge = 1e-9
+    upper = brentq(lambda d: _score(worse, better, n, d) + beyond, seen + edge, 0.9, xtol=1e-14)
+    lower = brentq(lambda d: _score(worse, better, n, d) - beyond, -0.9, seen - edge, xtol=1e-14)
+    assert (low, high) == pytest.approx((lower, upper), abs=1e-10)
 
 
-def test_the_rule_catches_a_real_drop() -> None:
-    random = np.random.default_rng(3)
-    changed = random.binomial(1000, 0.05, 1000)
-    worse = random.binomial(changed, (0.05 + 0.03) / 0.10)  # 3 points lost
-    alarms = [_fails(1000, int(w), int(c - w)) for c, w in zip(changed, worse, strict=True)]
-    assert np.mean(alarms) >= 0.98
+_COUNTS = st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(1, 10_000)).map(
+    lambda x: (x[0], x[1], x[0] + x[1] + x[2])
+)
+
+
+@settings(deadline=None)
+@given(_COUNTS)
+def test_the_score_interval_encloses_mirrors_and_moves(counts: tuple[int, int, int]) -> None:
+    worse, better, n = counts
+    low, high = tango(worse, better, n)
+    assert -1 <= low <= (worse - better) / n <= high <= 1
+    assert low < high
+    assert tango(better, worse, n) == (-high, -low)
+    assert tango(worse + 1, better, n)[1] > high
+    assert tango(worse, better + 1, n)[1] < high + 1e-12
+    assert tango(worse, better, n, 0.99)[1] > high
+
+
+def test_nothing_changed_is_no_proof_of_nothing_lost() -> None:
+    beyond = norm.ppf(0.95) ** 2
+    assert tango(0, 0, 100) == pytest.approx(
+        (-beyond / (100 + beyond), beyond / (100 + beyond)), abs=1e-12
+    )
+    assert tango(20, 0, 20)[1] == 1.0
+    assert tango(0, 20, 20)[0] == -1.0
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
+def test_pairs_out_of_range_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="tango"):
+        tango(*counts)
+
+
+# Holm -------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
+    """A hypothesis falls where Bonferroni rejects every set of hypotheses that it belongs to."""
+    tests = range(len(p_values))
+    sets = [s for size in tests for s in combinations(tests, size + 1)]
+    expected = [
+        max(min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets if test in s)
+        for test in tests
+    ]
+    assert holm(p_values) == pytest.approx(expected, abs=1e-15)
+
+
+def test_holm_of_nothing_is_nothing() -> None:
+    assert holm([]) == []

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from deploy.report import terminal
 from pipeline.options import RECIPE_OPTIONS
-from pipeline.plan import forecast
+from pipeline.plan import Forecast, forecast
 from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
@@ -37,14 +38,26 @@ def plan(values: dict[str, Any]) -> int:
     recipe, _ = _recipe(values)
     forecasts = forecast(recipe, Store(values["runs"]))
     if values["as_json"]:
-        sys.stdout.write(json.dumps([vars(entry) for entry in forecasts]) + "\n")
+        sys.stdout.write(json.dumps([_plain(entry) for entry in forecasts]) + "\n")
         return 0
     console = Console()
     console.print(recipe.title(recipe.device), style="bold", highlight=False, markup=False)
     for entry in forecasts:
         cost = "" if entry.seconds is None else f"about {entry.seconds:,.0f} s"
         console.print(f" {entry.name:<12} {'cached' if entry.cached else cost}", highlight=False)
+    for entry in forecasts:
+        if entry.outlook is not None:
+            for line in entry.outlook.lines:
+                console.print(f" {line}", highlight=False, markup=False, soft_wrap=True)
+            for warning in entry.outlook.warnings:
+                line = f" warning: {warning}; see --set verify.images and --limit-test"
+                console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _plain(entry: Forecast) -> dict[str, Any]:
+    plain = asdict(entry)
+    return plain if plain["outlook"] else {k: v for k, v in plain.items() if k != "outlook"}
 
 
 def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:

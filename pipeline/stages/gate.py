@@ -1,10 +1,12 @@
 """Stage 8: may this engine ship? Against a baseline where there is one, else against its float."""
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
 
-from deploy.errors import DeployError
-from deploy.gate import EXIT_CODES, Check, GateResult, evaluate
+from deploy.gate import EXIT_CODES, evaluate, read_accepted
+from deploy.gate_outputs import write_outputs
+from deploy.outcome import Check, GateResult
+from deploy.policies import Terms
 from deploy.verdicts import Verdicts, read
 from pipeline.files import sha256
 from pipeline.recipe import Recipe
@@ -16,50 +18,46 @@ REFERENCE = "fp32"
 
 
 def stage(recipe: Recipe) -> Stage:
-    """Raises DeployError as `read_baseline`, before anything else is done."""
-    path = recipe.gate.baseline
-    baseline = read_baseline(path)
+    """Raises DeployError as `Terms` and `read_accepted`, before anything else is done."""
+    asked = recipe.gate
+    terms = asked.terms()
+    baseline = read_accepted("--baseline", asked.baseline)
+    release = read_accepted("--release", asked.release)
 
     def run(context: Context) -> Metrics:
-        result = judge(context["verify"], baseline, context.recipe.gate.margin)
-        result.write(context.out)
+        result = judge(context["verify"], terms, baseline, release)
+        write_outputs(result, context.out)
         return {"verdict": result.status, "exit_code": EXIT_CODES[result.status]}
 
     config = {
-        "margin": recipe.gate.margin,
-        "baseline": None if path is None else sha256(path),
+        "policies": terms.values,
+        "all_metrics": terms.all_metrics,
+        "hard": sorted(terms.hard),
+        "baseline": None if asked.baseline is None else sha256(asked.baseline),
+        "release": None if asked.release is None else sha256(asked.release),
     }
-    return Stage("gate", ("verify",), config, run)
+    return Stage("gate", ("verify",), config, run, version=2)
 
 
-def read_baseline(path: Path | None) -> Verdicts | None:
-    """The verdicts accepted before, if a file of them is named.
-
-    Raises:
-        DeployError: 12 where there is no such file, 65 where it is not a baseline.
-    """
-    if path is None:
-        return None
-    if not path.is_file():
-        raise DeployError(
-            f"--baseline {path}: no such file; make one with `advprune gate RUN --baseline {path} "
-            "--update-baseline --reason ...`",
-            12,
-        )
-    return read(path)
-
-
-def judge(verification: Artifact, baseline: Verdicts | None, margin: float) -> GateResult:
-    """The verdict on the int8 engine of a run.
+def judge(
+    verification: Artifact,
+    terms: Terms,
+    baseline: Verdicts | None = None,
+    release: Verdicts | None = None,
+    ratios: Sequence[float] = (),
+) -> GateResult:
+    """The verdict on the int8 engine of a run; see `evaluate`.
 
     Raises:
-        DeployError: 12 where the baseline cannot be compared.
+        DeployError: 12 where the baseline or the release cannot be compared.
     """
     return evaluate(
         read(verification.file(verdict_file(GATED))),
         baseline=baseline,
+        release=release,
         reference=read(verification.file(verdict_file(REFERENCE))),
-        margin=margin,
+        terms=terms,
+        ratios=ratios,
         checks=[_health(verification)],
     )
 

@@ -1,10 +1,11 @@
 """Stage 7: the exported engines are attacked and timed; every later number comes from here."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,6 @@ def verdict_file(engine: str) -> str:
 def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
         verification = attack(context, settings)
-        record(context, verification, context.out)
         speed = time_engines(context)
         folder = context["export"].path
         measured = {
@@ -58,6 +58,7 @@ def stage(recipe: Recipe) -> Stage:
             "latent": compare(context, settings) if recipe.pruning_method().shrinks else None,
             "sizes": {name: sizes(file) for name, file in engines_of(folder).items()},
         }
+        record(context, verification, context.out, _costs(speed, measured["sizes"]))
         write_json(context.out / MEASUREMENTS, measured)
         shares = {
             f"{engine}_{name}": sum(flags) / len(flags)
@@ -89,8 +90,17 @@ def attack(context: Context, settings: Settings) -> Verification:
     return verify(twins, engines, split, context.recipe.threat(), images.digest, settings)
 
 
-def record(context: Context, verification: Verification, folder: Path) -> None:
-    """Write the verdicts of every engine, and what was found beside them, into a folder."""
+def record(
+    context: Context,
+    verification: Verification,
+    folder: Path,
+    costs: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Write the verdicts of every engine, and what was found beside them, into a folder.
+
+    Args:
+        costs: by engine, what `Verdicts.measured` holds, where it was measured.
+    """
     exported = context["export"]
     for name, file in engines_of(exported.path).items():
         artefact = {
@@ -99,7 +109,9 @@ def record(context: Context, verification: Verification, folder: Path) -> None:
             "precision": name,
         }
         correct = {k: v for k, v in verification.verdicts[name].items() if k != "worst"}
-        verdicts = Verdicts(verification.protocols[name], artefact, correct)
+        verdicts = Verdicts(
+            verification.protocols[name], artefact, correct, measured=costs.get(name)
+        )
         write(folder / verdict_file(name), verdicts)
     findings = {
         "indices": verification.indices,
@@ -137,6 +149,27 @@ def files_to_time(context: Context, runtime: str | None = None) -> Iterator[dict
 
 def pixels_to_time(context: Context) -> NDArray[np.float32]:
     return as_float(images_of(context).test.images[:64]).cpu().numpy()
+
+
+def _costs(
+    speed: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, int]]
+) -> dict[str, dict[str, Any]]:
+    """What each engine costs, in the words of a verdict file; all were timed in turn."""
+    return {
+        name: {
+            **size,
+            "p50_ms": speed[name]["p50_ms"],
+            "p99_ms": speed[name]["p99_ms"],
+            "float_p50_ms": speed["fp32"]["p50_ms"],
+            "where": _where(speed[name]),
+        }
+        for name, size in sizes.items()
+    }
+
+
+def _where(speed: Mapping[str, Any]) -> str:
+    threads = f"{speed['threads']} thread{'s' if speed['threads'] > 1 else ''}"
+    return f"{speed['runtime']} {speed['version']} {speed['device']}, {threads}"
 
 
 def _plain(latency: Any) -> dict[str, Any]:

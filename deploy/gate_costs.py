@@ -41,7 +41,7 @@ def cost_checks(
             status = "PASS" if not worse else "FAIL" if what in hard else "WARN"
             checks.append(Check(name, status, f"{name}: {message}"))
         elif what in hard:
-            message = f"{name}: not measured in both; verify again, and update the baseline"
+            message = f"{name}: not measured in both; give a baseline that says it, verified anew"
             checks.append(Check(name, "INCONCLUSIVE", message))
     return checks
 

@@ -102,14 +102,14 @@ def _asked(
 
 
 def _wanting(deciding: Sequence[Sequence[Comparison]], terms: Terms) -> int | None:
-    """How many images it takes to ship, where that is asked and open."""
+    """How many images it takes to ship, where that is asked and open and the drop allows it."""
     margin = terms.paired.get("ship", 0.0)
-    still_open = [
-        group[0].changed
-        for group in deciding
-        if margin > 0 and ship(group[0], margin).status == "INCONCLUSIVE"
+    wanted = [
+        images_to_ship(row.changed, margin, max(0.0, row.drop))
+        for row in (group[0] for group in deciding)
+        if max(0.0, row.drop) < margin and ship(row, margin).status == "INCONCLUSIVE"
     ]
-    return max((images_to_ship(share, margin) for share in still_open), default=None)
+    return max(wanted, default=None)
 
 
 def demand_accepted(terms: Terms, *accepted: Path | None) -> None:

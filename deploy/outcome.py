@@ -79,8 +79,8 @@ class GateResult:
         rows: every comparison; the first one is the primary metric's.
         minimum_detectable_drop: the smallest drop that the test of the first row finds in four of
             five cases, where there is a row.
-        images_to_ship: how many images it takes in four of five cases to prove that nothing was
-            lost, where that was asked and is open.
+        images_to_ship: how many images it takes to ship in four of five cases at the drop and the
+            share of changed verdicts that were seen, where that was asked and is open.
         measured: size and speed of "candidate" and "baseline", as far as they are known.
     """
 
@@ -116,8 +116,8 @@ class GateResult:
         if self.images_to_ship is not None:
             images = images_in_words(self.images_to_ship)
             lines.append(
-                f"to ship takes {images} in four of five cases, where as many of the verdicts "
-                "change and accuracy stays"
+                f"to ship takes {images} in four of five cases, if drop and share of changed "
+                "verdicts stay as they are"
             )
         return lines
 

@@ -52,20 +52,22 @@ def images_to_find(drop: float, share: float) -> int:
     return _fewest(lambda n: _finds(n, drop, share) >= POWER)
 
 
-def chance_to_ship(n: int, share: float, margin: float) -> float:
-    """How often Tango's bound lies below the margin where accuracy did not fall at all.
+def chance_to_ship(n: int, share: float, margin: float, drop: float = 0.0) -> float:
+    """How often Tango's bound lies below the margin.
 
     Args:
         n: images, at least 1.
         share: of the images whose verdict differs, in [0, 1].
         margin: a drop of accuracy, in (0, 1).
+        drop: what was truly lost, from 0 to share.
 
     Raises:
         ValueError: an argument lies outside its range.
     """
     _check(n, share)
-    if not 0 < margin < 1:
-        raise ValueError(f"chance_to_ship: margin {margin}")
+    if not 0 < margin < 1 or not 0 <= drop <= share:
+        raise ValueError(f"chance_to_ship: margin {margin}, drop {drop} where {share} changes")
+    worse = (share + drop) / (2 * share) if share else 0.5
     total, allowed = 0.0, 0
     for changed, chance in _changes(n, share):
         # Most that may be worse: with one more changed it moves by one at most.
@@ -73,17 +75,17 @@ def chance_to_ship(n: int, share: float, margin: float) -> float:
             allowed += 1
         while allowed >= 0 and (allowed > changed or not _may_ship(allowed, changed, n, margin)):
             allowed -= 1
-        total += chance * (1 - upper_tail(allowed + 1, changed, 0.5))
+        total += chance * (1 - upper_tail(allowed + 1, changed, worse))
     return total
 
 
-def images_to_ship(share: float, margin: float) -> int:
+def images_to_ship(share: float, margin: float, drop: float = 0.0) -> int:
     """How many images it takes for `chance_to_ship` to be four of five; `MOST` at most.
 
     Raises:
         ValueError: an argument lies outside its range.
     """
-    return _fewest(lambda n: chance_to_ship(n, share, margin) >= POWER)
+    return _fewest(lambda n: chance_to_ship(n, share, margin, drop) >= POWER)
 
 
 def images_in_words(count: int) -> str:

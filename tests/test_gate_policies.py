@@ -38,6 +38,11 @@ def test_an_open_ship_says_how_many_images_would_do() -> None:
     assert result.images_to_ship is not None
     assert result.images_to_ship > 400
     assert f"to ship takes {result.images_to_ship} images" in result.lines[-1]
+    # What lost as much as the margin ships with no number of images.
+    lost = evaluate(example(318, sha="b"), example(), terms=Terms(("ship",), margin=0.005))
+    assert (lost.status, lost.images_to_ship) == ("INCONCLUSIVE", None)
+    gained = evaluate(example(321, sha="b"), example(), terms=Terms(("ship",), margin=0.0))
+    assert (gained.status, gained.images_to_ship) == ("INCONCLUSIVE", None)
     passed = evaluate(example(sha="b"), example(), terms=Terms(("ship",)))
     assert (passed.status, passed.images_to_ship) == ("PASS", None)
 

@@ -94,6 +94,12 @@ def test_so_many_images_ship_in_four_of_five_cases(flips: float) -> None:
     assert thumb < n < thumb + 100
 
 
+def test_what_lost_a_little_needs_more_images() -> None:
+    n = images_to_ship(0.05, 0.02, 0.008)
+    assert n > 2 * images_to_ship(0.05, 0.02)
+    assert share_of("PASS", ship, 0.02, n, 0.05, 0.008) == pytest.approx(0.8, abs=0.03)
+
+
 @pytest.mark.parametrize(("n", "flips"), [(200, 0.02), (773, 0.05), (5000, 0.15)])
 def test_the_chance_to_ship_is_that_of_the_rule(n: int, flips: float) -> None:
     seen = share_of("PASS", ship, 0.02, n, flips, 0.0, seed=1)
@@ -124,6 +130,7 @@ def test_four_images_detect_nothing() -> None:
         lambda: minimum_detectable_drop(0, 0.5),
         lambda: images_to_find(0.0, 0.5),
         lambda: chance_to_ship(100, 0.5, 0.0),
+        lambda: chance_to_ship(100, 0.1, 0.5, 0.2),
         lambda: images_to_ship(-0.1, 0.02),
     ],
 )

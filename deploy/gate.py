@@ -19,6 +19,7 @@ from typing import TextIO
 from deploy.errors import DeployError
 from deploy.gate_baseline import update_baseline
 from deploy.gate_costs import cost_checks
+from deploy.gate_health import health_checks
 from deploy.gate_outputs import refusal_annotations, tell_github, write_outputs
 from deploy.gate_pairs import PRIMARY, compare, drop_from_float
 from deploy.outcome import Check, Comparison, GateResult, Status, percent
@@ -36,7 +37,6 @@ def evaluate(
     reference: Verdicts | None = None,
     terms: Terms | None = None,
     ratios: Sequence[float] = (),
-    checks: Sequence[Check] = (),
 ) -> GateResult:
     """The verdict on one engine.
 
@@ -47,7 +47,6 @@ def evaluate(
             is neither a baseline nor a release, and a ratio is one to it.
         terms: what is asked; `regress` if nothing is said.
         ratios: of the time of one call, see `cost_checks`.
-        checks: what else must hold, decided by the caller.
 
     Raises:
         DeployError: 12, the baseline, release or reference cannot be compared; 2, a ratio without
@@ -62,7 +61,8 @@ def evaluate(
         candidate.measured, baseline.measured if baseline else None, ratios, terms.hard
     )
     rows = [row for group in (*pairs, from_float) for row in group]
-    found = [*_asked(candidate, deciding, from_float, terms), *costs, *checks]
+    asked = _asked(candidate, deciding, from_float, terms)
+    found = [*asked, *costs, *health_checks(candidate)]
     measured = {"candidate": candidate.measured, "baseline": baseline and baseline.measured}
     detectable = minimum_detectable_drop(rows[0].count, rows[0].changed) if rows else None
     return GateResult(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.gate_health import demand_sound
 from deploy.gate_pairs import PRIMARY, differences
 from deploy.outcome import percent
 from deploy.verdicts import Outdated, Verdicts, read, write
@@ -24,13 +25,15 @@ def update_baseline(
 
     Raises:
         DeployError: 2, no reason, or the environment says CI: a build must not accept itself;
-            10, the engine is worse under the same protocol and that was not accepted; 65, what is
-            there is not a baseline; 73 or 74, it cannot be created or written.
+            10, the engine is worse under the same protocol and that was not accepted; 11, its
+            evaluation is invalid; 65, what is there is not a baseline; 73 or 74, it cannot be
+            created or written.
     """
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise DeployError("gate: CI is set; update the baseline on a desk and review the diff", 2)
     if not reason.strip():
         raise DeployError('gate: a new baseline needs a reason; add --reason "..."', 2)
+    demand_sound(candidate)
     old, lines = _old(path), [f"{path}: updated"]
     if old is not None:
         if (old.protocol_hash, old.artefact, old.correct) == (

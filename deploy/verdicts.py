@@ -6,11 +6,10 @@ it was accepted and what it replaced. Standard library only: a CI job reads thes
 nothing.
 """
 
-import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from deploy import shape
 from deploy.errors import DeployError
 from deploy.files import unique_keys, write_atomic
+from deploy.packing import pack, unpack
 
 SCHEMA = 2
 LARGEST_FILE = 64_000_000  # bytes; 10,000 images under ten attacks take 20 kB
@@ -40,6 +40,8 @@ class Verdicts:
         measured: what the engine costs: bytes of the file and as a download, milliseconds of one
             call (p50_ms, p99_ms), those of the float engine in turn with it in the same process
             (float_p50_ms), each None where unknown, and where: runtime, device and threads.
+        health: of the evaluation: the number of "checks", what made it "invalid", and the ids of
+            what was "suspect"; None where it was not checked, as by a replay.
     """
 
     protocol: dict[str, Any]
@@ -48,6 +50,7 @@ class Verdicts:
     reason: str | None = None
     previous: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
+    health: dict[str, Any] | None = None
 
     @property
     def count(self) -> int:
@@ -83,35 +86,12 @@ class Verdicts:
                 "count": self.count,
                 "verdicts": {name: pack(flags) for name, flags in self.flags.items()},
             }
-            if self.measured is not None:
-                content["measured"] = self.measured
+            optional = {"measured": self.measured, "health": self.health}
+            content |= {key: value for key, value in optional.items() if value is not None}
             if self.reason is not None:
                 content |= {"reason": self.reason, "previous": self.previous}
             _parse(content)
         return content
-
-
-def pack(flags: Sequence[bool]) -> str:
-    """Base64 of the flags, most significant bit first, padded with zeros to whole bytes."""
-    size = (len(flags) + 7) // 8
-    bits = "".join("1" if flag else "0" for flag in flags).ljust(8 * size, "0")
-    return base64.b64encode(int(bits or "0", 2).to_bytes(size, "big")).decode()
-
-
-def unpack(packed: str, count: int) -> list[bool]:
-    """The `count` flags that `pack` wrote.
-
-    Raises:
-        ValueError: not canonical base64, another length, or padding bits that are not zero.
-    """
-    raw = base64.b64decode(packed, validate=True)
-    if len(raw) != (count + 7) // 8:
-        raise ValueError(f"holds {len(raw)} bytes, {count} flags take {(count + 7) // 8}")
-    bits = format(int.from_bytes(raw, "big"), "b").zfill(8 * len(raw))
-    flags = [bit == "1" for bit in bits[:count]]
-    if pack(flags) != packed:
-        raise ValueError("padding bits are not zero")
-    return flags
 
 
 def canonical(value: object) -> bytes:
@@ -197,7 +177,7 @@ def _parse(content: Any) -> Verdicts:
             raise ValueError(f"verdicts.{name}: {error}") from error
     if flags.pop("worst") != _all(flags):
         raise ValueError("verdicts.worst is not the AND of the others")
-    optional = {key: content.get(key) for key in ("reason", "previous", "measured")}
+    optional = {key: content.get(key) for key in ("reason", "previous", "measured", "health")}
     return Verdicts(protocol, content["artefact"], flags, **optional)
 
 
@@ -248,8 +228,13 @@ _FILE = {
     "count": shape.COUNT,
     "verdicts": shape.TABLE,
 }
+_LINES = shape.Is(
+    "a list of lines of text", lambda x: isinstance(x, list) and all(map(shape.is_text, x))
+)
+_HEALTH = {"checks": shape.COUNT, "invalid": _LINES, "suspect": _LINES}
 # What a file may hold besides, by the key that tells it.
 _MORE = {
     "measured": {"measured": _MEASURED},
+    "health": {"health": _HEALTH},
     "reason": {"reason": shape.TEXT, "previous": shape.OrNull(_REPLACED)},
 }

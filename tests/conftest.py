@@ -8,6 +8,13 @@ import torch
 
 torch.set_num_threads(1)
 
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks of a test start as they do when it runs alone, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 # Files whose tests share something that takes long to make -> the group that one worker has.
 TOGETHER = {
     "test_pipeline.py": "run",

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from verdict_files import PGD, SQUARE, N, example
+from verdict_files import PGD, SQUARE, N, example, health
 
 from deploy import gate
 from deploy.errors import DeployError
 from deploy.gate import evaluate, main
 from deploy.gate_pairs import compare, drop_from_float
-from deploy.outcome import Check
 from deploy.policies import Terms
 from deploy.verdicts import write
 
@@ -93,16 +92,24 @@ def test_a_gate_that_cannot_fail_does_not_pass() -> None:
         assert evaluate(example(few), example(few), terms=Terms(margin=margin)).status == status
 
 
-def test_checks_of_the_caller_count() -> None:
-    good, bad = Check("parity", "PASS", "parity: 100 %"), Check("size", "FAIL", "size: too large")
-    unsure = Check("health", "INCONCLUSIVE", "health: no gradient")
-    # What the caller found does not stand in for a comparison that was asked for.
-    assert evaluate(example(), checks=[good]).status == "INCONCLUSIVE"
-    assert evaluate(example(), checks=[good], terms=Terms(("floor",), floor=0.5)).status == "PASS"
-    assert evaluate(example(), example(), checks=[good, unsure]).status == "INCONCLUSIVE"
-    result = evaluate(example(), example(), checks=[unsure, bad])
-    assert result.status == "FAIL"
-    assert result.lines[1:3] == ["health: no gradient", "size: too large"]
+@pytest.mark.parametrize(
+    ("found", "status", "words"),
+    [
+        (health(), "PASS", "evaluation: 42 checks"),
+        (health(suspect=("H1", "H9")), "PASS", "42 checks, suspect: H1, H9"),
+        (health("H5 no gradient"), "INCONCLUSIVE", "evaluation is invalid: H5 no gradient"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_believed_leaves_the_verdict_open(
+    found: dict[str, Any], status: str, words: str
+) -> None:
+    result = evaluate(example(health=found), example())
+    assert result.status == status
+    assert words in result.lines[1]
+    # Nor does it hide that something got worse.
+    assert evaluate(example(200, health=found), example()).status == "FAIL"
+    # That it was sound does not stand in for a comparison that was asked for.
+    assert evaluate(example(health=found)).status == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from verdict_files import costs, example
+from verdict_files import costs, example, health
 
 from deploy.errors import DeployError
 from deploy.gate import evaluate
@@ -114,3 +114,13 @@ def test_an_outdated_baseline_can_be_replaced_and_a_foreign_file_not(tmp_path: P
     assert foreign.read_text() == '{"name": "mine"}'
     write(foreign, example())  # verdicts without a reason may be replaced: they are ours
     assert "updated" in update_baseline(foreign, example(seed=2), "x")
+
+
+@pytest.mark.usefixtures("desk")
+def test_what_cannot_be_believed_is_no_baseline(tmp_path: Path) -> None:
+    path, unsound = tmp_path / "baseline.json", example(health=health("H5 no gradient"))
+    with pytest.raises(DeployError, match="H5 no gradient; a baseline must be believed") as refusal:
+        update_baseline(path, unsound, "first")
+    assert refusal.value.exit_code == 11 and not path.exists()
+    update_baseline(path, example(health=health(suspect=("H9",))), "first")
+    assert read(path).health == health(suspect=("H9",))

@@ -124,7 +124,7 @@ def test_the_engine_before_is_timed_in_turn(tiny: Tiny, baseline: Path) -> None:
     (latency,) = [c for c in found["checks"] if c["name"] == "latency against baseline"]
     assert "over 5 rounds, timed in turn" in latency["message"]
     assert latency["status"] in ("PASS", "FAIL")
-    other = tiny.artefact("export") / "model.fp32.onnx"
+    other = tiny.artefact("export") / "model.onnx"
     message = refusal(advprune("gate", tiny.run, "--baseline", baseline, "--previous", other), 12)
     assert "give that file" in message
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,7 +25,8 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
         del side.correct["pgd-ce@finetuned"]
     unsure = Check("health", "INCONCLUSIVE", "health: <none>")
     slow = Check("latency", "WARN", "latency: 1.2 times")
-    result = evaluate(candidate, baseline, checks=[unsure, slow])
+    judged = evaluate(candidate, baseline)
+    result = replace(judged, checks=(*judged.checks, unsure, slow))
     write_outputs(result, tmp_path)
     content = json.loads((tmp_path / "gate.json").read_text())
     assert (content["schema"], content["status"]) == (2, "FAIL")
@@ -139,12 +141,13 @@ def github(folder: Path) -> dict[str, str]:
 
 
 def test_github_is_told_what_fails_and_what_warns(tmp_path: Path) -> None:
-    checks = [
+    odd = (
         Check("odd", "WARN", "100 % odd\r\nand more"),
         Check("open", "INCONCLUSIVE", "who knows"),
         Check("fine", "PASS", "fine"),
-    ]
-    result = evaluate(example(300, sha="b"), example(), checks=checks)
+    )
+    judged = evaluate(example(300, sha="b"), example())
+    result = replace(judged, checks=(*judged.checks, *odd))
     (tmp_path / "output").write_text("earlier=1\n")
     failed, *others = tell_github(result, github(tmp_path))
     assert failed.startswith("::error title=gate::worst against baseline: 80.0 %25 → 75.0 %25")

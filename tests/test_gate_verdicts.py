@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verdict_files import N, costs, example
+from verdict_files import N, costs, example, health
 
 from deploy import verdicts
 from deploy.errors import DeployError
-from deploy.verdicts import Outdated, pack, protocol_hash, read, unpack, write
+from deploy.packing import pack, unpack
+from deploy.verdicts import Outdated, protocol_hash, read, write
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -128,6 +129,11 @@ OFF: dict[str, Callable[[dict[str, Any]], Any]] = {
     "time as a truth": _put("measured", value=costs(p50_ms=True)),
     "no time": _put("measured", value=costs(float_p50_ms=0)),
     "nowhere": _put("measured", value=costs(where="")),
+    "health": _put("health", value=None),
+    "half a health": _put("health", value={"checks": 1}),
+    "no checks": _put("health", value=health() | {"checks": 0}),
+    "findings in two lines": _put("health", value=health("a\nb")),
+    "findings as text": _put("health", value=health() | {"suspect": "H1"}),
     "no base64": _put("verdicts", "clean", value="!" * 68),
     "verdicts as a number": _put("verdicts", "clean", value=1),
     "worst": _put("verdicts", "worst", value=pack([True] * N)),

@@ -316,7 +316,7 @@ def test_what_a_run_lacks_is_left_out() -> None:
     for heading in ("Transfer", "Parity", "Notes"):
         assert f"<h2>{heading}</h2>" not in html
         assert f"<h2>{heading}</h2>" in render_html(example())
-    assert "model.onnx (fp32), the file that ships" in html
+    assert "model.fp32.onnx (fp32), the file that ships" in html
     one = example()
     del one["engines"][0]["attacks"]["square"]
     assert re.search(r"square +–", shown(one))

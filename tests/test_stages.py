@@ -25,7 +25,7 @@ from pipeline.devices import resolve_device
 from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
 from pipeline.stage import Artifact, Context, Stage
-from pipeline.stages import bundle, gate
+from pipeline.stages import bundle
 from pipeline.store import CHECKPOINT
 from pipeline.watch import Silent, Watch
 
@@ -355,24 +355,6 @@ def test_no_epochs_leave_the_network_as_it_was(runner: Runner, tmp_path: Path) -
 
 
 # Gate and bundle --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("statuses", "status", "words"),
-    [
-        (["PASS", "PASS"], "PASS", "2 checks"),
-        (["PASS", "SUSPECT"], "PASS", "2 checks, suspect: H1"),
-        (["INVALID", "SUSPECT"], "INCONCLUSIVE", "evaluation is invalid: H0 is wrong"),
-    ],
-)
-def test_an_evaluation_that_cannot_be_believed_leaves_the_verdict_open(
-    tmp_path: Path, statuses: list[str], status: str, words: str
-) -> None:
-    health = [{"id": f"H{i}", "what": "is wrong", "status": s} for i, s in enumerate(statuses)]
-    (tmp_path / "verification.json").write_text(json.dumps({"health": health}))
-    found = gate._health(cast(Artifact, SimpleNamespace(file=lambda name: tmp_path / name)))
-    assert found.status == status
-    assert words in found.message
 
 
 def test_nothing_is_bundled_when_the_gate_failed(tmp_path: Path) -> None:

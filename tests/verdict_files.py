@@ -14,6 +14,7 @@ def example(
     sha: str = "a",
     precision: str = "int8",
     measured: dict[str, Any] | None = None,
+    health: dict[str, Any] | None = None,
     **protocol: Any,
 ) -> Verdicts:
     """400 images: 390 right clean, the first `worst` of them right under the second attack."""
@@ -35,6 +36,7 @@ def example(
             "square": [i < worst for i in range(N)],
         },
         measured=measured,
+        health=health,
     )
 
 
@@ -48,3 +50,8 @@ def costs(**changes: Any) -> dict[str, Any]:
         "float_p50_ms": 0.1,
         "where": "onnxruntime 1.31.1 cpu, 1 thread",
     } | changes
+
+
+def health(*invalid: str, suspect: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What was found of an evaluation by 42 checks."""
+    return {"checks": 42, "invalid": [*invalid], "suspect": [*suspect]}

@@ -1,17 +1,16 @@
 """Stage 8: may this engine ship? Against a baseline where there is one, else against its float."""
 
-import json
 from collections.abc import Sequence
 
 from deploy.gate import EXIT_CODES, evaluate, read_accepted
 from deploy.gate_outputs import write_outputs
-from deploy.outcome import Check, GateResult
+from deploy.outcome import GateResult
 from deploy.policies import Terms
 from deploy.verdicts import Verdicts, read
 from pipeline.files import sha256
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
-from pipeline.stages.verify import FINDINGS, verdict_file
+from pipeline.stages.verify import verdict_file
 
 GATED = "int8"
 REFERENCE = "fp32"
@@ -58,17 +57,4 @@ def judge(
         reference=read(verification.file(verdict_file(REFERENCE))),
         terms=terms,
         ratios=ratios,
-        checks=[_health(verification)],
     )
-
-
-def _health(verification: Artifact) -> Check:
-    """An evaluation that cannot be believed leaves the verdict open, whatever it measured."""
-    health = json.loads(verification.file(FINDINGS).read_text())["health"]
-    invalid = [check for check in health if check["status"] == "INVALID"]
-    if invalid:
-        found = "; ".join(f"{check['id']} {check['what']}" for check in invalid)
-        return Check("evaluation health", "INCONCLUSIVE", f"evaluation is invalid: {found}")
-    suspect = dict.fromkeys(check["id"] for check in health if check["status"] == "SUSPECT")
-    noted = f", suspect: {', '.join(suspect)}" if suspect else ""
-    return Check("evaluation health", "PASS", f"evaluation: {len(health)} checks{noted}")

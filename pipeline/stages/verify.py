@@ -109,8 +109,9 @@ def record(
             "precision": name,
         }
         correct = {k: v for k, v in verification.verdicts[name].items() if k != "worst"}
+        protocol = verification.protocols[name]
         verdicts = Verdicts(
-            verification.protocols[name], artefact, correct, measured=costs.get(name)
+            protocol, artefact, correct, measured=costs.get(name), health=_health(verification)
         )
         write(folder / verdict_file(name), verdicts)
     findings = {
@@ -122,6 +123,16 @@ def record(
     }
     write_json(folder / FINDINGS, findings)
     save(folder / RECORDING, verification.recording)
+
+
+def _health(verification: Verification) -> dict[str, Any]:
+    """What a gate must know of the evaluation: where it is invalid, no verdict decides anything."""
+    suspect = [check.id for check in verification.health if check.status == "SUSPECT"]
+    return {
+        "checks": len(verification.health),
+        "invalid": [f"{check.id} {check.what}" for check in verification.invalid],
+        "suspect": list(dict.fromkeys(suspect)),
+    }
 
 
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:

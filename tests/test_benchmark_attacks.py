@@ -22,6 +22,8 @@ from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.quantize import FLOAT
 from pipeline.stages.training import fresh, images_of, write_network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:

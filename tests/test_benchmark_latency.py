@@ -10,6 +10,8 @@ from scripts import script
 from advprune import models
 from advprune.models import Architecture
 
+pytestmark = pytest.mark.slow
+
 TINY = Architecture("digits_resnet", 10, (1, 8, 8), (0.5,), (0.3,))
 
 

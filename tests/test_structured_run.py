@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from tiny_run import TINY, advprune
+from tiny_run import TINY, Tiny, advprune
 
 from advprune.models.checkpoint import load, load_architecture
 from advprune.stats import macs, parameter_count
 from export import graph
 from export.patterns import has_two_in_four
+
+pytest_plugins = ["tiny_fixtures"]
 
 
 def run(root: Path, *words: str) -> dict[str, Path]:
@@ -91,16 +93,16 @@ def test_the_report_shows_what_became_of_it(harp: dict[str, Path]) -> None:
     assert "as fast as dense fp32" in page
 
 
-def test_scattered_zeros_have_no_structure_to_show(runs: Path) -> None:
-    stages = run(runs, "--method", "magnitude", "--sparsity", "0.5", "--quantize", "ptq")
-    assert not (stages["finetune"] / "structure.json").exists()
-    assert report(stages)["structure"] is None
-    assert any("zeros scattered" in note for note in report(stages)["notes"])
+def test_scattered_zeros_have_no_structure_to_show(tiny: Tiny) -> None:
+    assert not (tiny.artefact("finetune") / "structure.json").exists()
+    assert tiny.report["structure"] is None
+    assert any("zeros scattered" in note for note in tiny.report["notes"])
 
 
+@pytest.mark.slow
 def test_two_in_four_survives_to_the_exported_file(runs: Path) -> None:
     words = ("--method", "magnitude", "--sparsity", "0.5", "--granularity", "2:4")
-    stages = run(runs, *words, "--quantize", "qat")
+    stages = run(runs, *words, "--set", "quantize.how=qat")
     for name in ("model.onnx", "model.int8.onnx"):
         assert has_two_in_four(stages["export"] / name)
     assert report(stages)["structure"] is None

@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify bench gate report test test-slow test-tensorrt lint format lock doctor clean
+.PHONY: help setup pipeline plan verify bench gate baseline bundle report test test-slow test-tensorrt lint format lock doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -16,6 +16,7 @@ DEVICE      ?= auto
 EPS         ?=
 RUN         ?= runs/latest
 BASELINE    ?= baselines/digits.json
+REASON      ?=
 PYTHON      ?= python3.11
 ARGS        ?=
 
@@ -39,7 +40,8 @@ help:
 	@echo "make plan        show the stages and what is cached, for the same variables"
 	@echo "make report      print the report of RUN=$(RUN)"
 	@echo "make verify      attack the engines of RUN anew;  make bench  time them"
-	@echo "make gate        hold RUN against BASELINE=$(BASELINE)"
+	@echo "make gate        hold RUN against BASELINE=$(BASELINE);  make baseline REASON=  accept it as that"
+	@echo "make bundle      what ships of RUN, to be checked on the device;  ARGS=\"--sign key.pem --archive\""
 	@echo "make test        the fast tests;  make test-slow  the slow ones"
 	@echo "make test-tensorrt  our calls against the published TensorRT bindings; fetches them"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
@@ -63,11 +65,14 @@ pipeline: setup
 plan: setup
 	@$(BIN)/advprune plan $(RECIPE)
 
-verify bench report: setup
+verify bench report bundle: setup
 	@$(BIN)/advprune $@ $(RUN) $(ARGS)
 
 gate: setup
 	@$(BIN)/advprune gate $(RUN) --baseline $(BASELINE) $(ARGS)
+
+baseline: setup
+	@$(BIN)/advprune gate $(RUN) --baseline $(BASELINE) --update-baseline --reason "$(REASON)" $(ARGS)
 
 doctor: setup
 	@$(BIN)/advprune doctor $(ARGS)

@@ -52,8 +52,16 @@ def update_baseline(
     else:
         previous = None
         lines += [f"  {name}: none → {percent(x)}" for name, x in candidate.accuracy().items()]
+    _make_folder(path.parent)
     write(path, replace(candidate, reason=reason.strip(), previous=previous))
     return "\n".join(lines)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeployError(f"{folder}: cannot be created ({error.strerror})", 73) from error
 
 
 def _old(path: Path) -> Verdicts | None:

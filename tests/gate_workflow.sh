@@ -42,7 +42,6 @@ gate() {
 
 echo "== the first baseline, made once"
 make_run first
-mkdir baselines
 ends 12 "$advprune" gate first/latest --baseline baselines/model.json
 ends 2 env CI=true "$advprune" gate first/latest --baseline baselines/model.json --update-baseline --reason first
 ends 0 "$advprune" gate first/latest --baseline baselines/model.json --update-baseline --reason "first release"

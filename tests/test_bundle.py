@@ -30,7 +30,7 @@ from bundles import (
 from onnx import TensorProto, helper
 
 from deploy.bundle.check import check_bundle, check_integrity
-from deploy.bundle.probe import check_graph, probe
+from deploy.bundle.probe import check_graph, probe, runs_on_cpu
 from deploy.bundle.write import write_bundle
 from deploy.errors import DeployError
 from deploy.recording import arrays_of
@@ -260,6 +260,32 @@ def test_a_graph_is_looked_at_before_an_engine_gets_it(
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(make())
     assert said in refused(check_graph, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("models", "runtime", "limited"),
+    [
+        ({"int8": "model.onnx"}, {}, True),
+        ({"int8": "model.onnx"}, {"runtime": "openvino"}, True),
+        ({"int8": "model.onnx"}, {"runtime": "ort-cuda"}, False),
+        ({"int8": "model.onnx", "int8-tensorrt": "model.plan"}, {}, False),
+    ],
+)
+def test_memory_is_limited_where_no_driver_needs_it(
+    models: dict[str, str], runtime: dict[str, str], limited: bool
+) -> None:
+    assert runs_on_cpu({"models": models, **runtime}) is limited
+
+
+def test_a_graph_that_asks_for_too_much_memory_is_refused(bundle: Path) -> None:
+    shape = helper.make_node("Constant", [], ["shape"], value_ints=[2**36])
+    huge = helper.make_node("ConstantOfShape", ["shape"], ["huge"])
+    row = helper.make_node("ReduceMax", ["huge"], ["top"], keepdims=1)
+    model = onnx.load_model_from_string(linear(WEIGHTS, [shape, huge, row]))
+    model.graph.node[1].output[0] = "product"
+    model.graph.node.append(helper.make_node("Add", ["product", "top"], ["logits"]))
+    reseal(bundle, "model.onnx", model.SerializeToString())
+    assert "Failed to allocate memory" in refused(check_bundle, bundle)
 
 
 def test_parts_that_do_not_parse_are_refused(bundle: Path) -> None:

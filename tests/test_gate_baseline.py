@@ -124,3 +124,13 @@ def test_what_cannot_be_believed_is_no_baseline(tmp_path: Path) -> None:
     assert refusal.value.exit_code == 11 and not path.exists()
     update_baseline(path, example(health=health(suspect=("H9",))), "first")
     assert read(path).health == health(suspect=("H9",))
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_first_baseline_makes_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "baselines" / "edge" / "model.json"
+    update_baseline(path, example(), "first")
+    assert read(path).reason == "first"
+    with pytest.raises(DeployError, match="cannot be created") as refusal:
+        update_baseline(path / "within.json", example(), "first")
+    assert refusal.value.exit_code == 73

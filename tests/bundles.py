@@ -61,6 +61,16 @@ def linear(weights: NDArray[np.float32], more: list[onnx.NodeProto] | None = Non
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
 
 
+def reading(path: str) -> bytes:
+    """The same file, but that its weights are said to lie in another one."""
+    model = onnx.load_model_from_string(linear(WEIGHTS))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=path)
+    return model.SerializeToString()
+
+
 def logits_of(images: NDArray[Any]) -> NDArray[np.float32]:
     scale = 255 if images.dtype == np.uint8 else 1
     floats = images.astype(np.float32) / np.float32(scale)

@@ -25,9 +25,10 @@ from bundles import (
     linear,
     logits_of,
     make_bundle,
+    reading,
     reseal,
 )
-from onnx import TensorProto, helper
+from onnx import helper
 
 from deploy.bundle.check import check_bundle, check_integrity
 from deploy.bundle.probe import check_graph, probe, runs_on_cpu
@@ -235,15 +236,6 @@ def _not_finite() -> bytes:
     return linear(np.where(WEIGHTS > 2, np.float32("nan"), WEIGHTS))
 
 
-def _elsewhere() -> bytes:
-    model = onnx.load_model_from_string(linear(WEIGHTS))
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="/etc/passwd")
-    return model.SerializeToString()
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -251,7 +243,7 @@ def _elsewhere() -> bytes:
         (_unknown, "no operator 'Evil'"),
         (_nested, "If holds a graph of its own"),
         (_not_finite, "weights is not finite"),
-        (_elsewhere, "weights lies in another file"),
+        (lambda: reading("/etc/passwd"), "weights lies in another file"),
         (lambda: b"\xff" * 100, "not an ONNX file"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bundles import WEIGHTS, linear, make_bundle, reseal
+from bundles import WEIGHTS, linear, make_bundle, reading, reseal
 from onnx import TensorProto, helper
 from signing_keys import Keys, make_keys
 
@@ -72,22 +72,13 @@ def _allocation() -> bytes:
     return model.SerializeToString()
 
 
-def _outside() -> bytes:
-    model = onnx.load_model_from_string(linear(WEIGHTS))
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../../etc/passwd")
-    return model.SerializeToString()
-
-
 PAYLOADS: dict[str, Callable[[], bytes]] = {
     "a pickle": lambda: pickle.dumps(Runs()),
     "pickled objects in an array": _objects,
     "a bomb": _bomb,
     "an array of 256 TB": _huge_header,
     "a graph of 256 GB": _allocation,
-    "a graph that reads another file": _outside,
+    "a graph that reads another file": lambda: reading("../../../etc/passwd"),
     "endless brackets": lambda: b"[" * 200_000,
     "a script": lambda: f"import os; os.system('touch {MARKER}')\n".encode(),
 }

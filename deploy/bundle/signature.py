@@ -9,6 +9,8 @@ Needs `cryptography`: whoever imports this without it gets DeployError 69.
 """
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from deploy.errors import DeployError
@@ -34,11 +36,7 @@ def read_private(path: Path) -> PrivateKey:
     Raises:
         DeployError: 65, it is no such key; 66, it cannot be read.
     """
-    pem = _read(path)
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _refusal(path, "private", error) from error
+    key = _parsed(path, "private", partial(serialization.load_pem_private_key, password=None))
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
@@ -52,11 +50,7 @@ def read_public(path: Path) -> PublicKey:
     Raises:
         DeployError: 65, it is no such key; 66, it cannot be read.
     """
-    pem = _read(path)
-    try:
-        key = serialization.load_pem_public_key(pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _refusal(path, "public", error) from error
+    key = _parsed(path, "public", serialization.load_pem_public_key)
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -99,12 +93,16 @@ def fingerprint(key: PublicKey) -> str:
     return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()[:16]
 
 
-def _read(path: Path) -> bytes:
+def _parsed(path: Path, kind: str, parse: Callable[[bytes], object]) -> object:
     try:
         with path.open("rb") as file:
-            return file.read(_LARGEST_KEY)
+            pem = file.read(_LARGEST_KEY)
     except OSError as error:
         raise DeployError(f"{path}: cannot be read ({error.strerror}); give a key", 66) from error
+    try:
+        return parse(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _refusal(path, kind, error) from error
 
 
 def _refusal(path: Path, kind: str, reason: object) -> DeployError:

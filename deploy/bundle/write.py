@@ -6,7 +6,7 @@ a processor that rounds otherwise, so it also says what its models must answer.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _manifest(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _signer(key: Path | None) -> Any:
+def _signer(key: Path | None) -> Callable[[bytes], bytes] | None:
     """What signs bytes, found to be able to before anything is written."""
     if key is None:
         return None

@@ -66,7 +66,9 @@ def unpack(archive: Path, folder: Path, key: Path | None, release: int, as_json:
     return 0
 
 
-def _found(path: Path, manifest: Mapping[str, Any], signed: bool, key: Path | None) -> dict:
+def _found(
+    path: Path, manifest: Mapping[str, Any], signed: bool, key: Path | None
+) -> dict[str, Any]:
     return {
         "bundle": str(path),
         "name": manifest["name"],

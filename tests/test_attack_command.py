@@ -144,6 +144,7 @@ def test_the_benchmarks_protocol(tmp_path: Path) -> None:
     assert found["taxonomy"]["Type of Pipeline:"] == "A"
 
 
+@pytest.mark.slow
 def test_the_benchmarks_images_are_chosen_by_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """The split comes in another order than the data set."""
     monkeypatch.setattr(apb, "TUNED_ON", slice(0, 20))

@@ -247,6 +247,7 @@ for size, *words in ((int(size), *rest) for size, *rest in map(str.split, sys.ar
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(empty_folder: Path) -> None:
     tiny = " ".join(TINY)
     # The largest file that fits, in bytes, and the first one that does not.

@@ -460,6 +460,7 @@ def test_a_late_change_makes_only_what_follows_again(tiny: Tiny) -> None:
     assert (tiny.runs / "latest").resolve() == tiny.run
 
 
+@pytest.mark.slow
 def test_engines_for_cameras_and_in_halves_are_attacked_and_shipped_too(tiny: Tiny) -> None:
     before = tiny.store
     words = ["--uint8-head", "--fp16", "--set", "verify.queries=1", "--set", "verify.steps=1"]

@@ -70,12 +70,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> dict[str, Path]:
+    """Every file below a folder by its path in it, in the order of these paths."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: found[name] for name in sorted(found) if found[name].is_file()}
+
+
 def write_sums(folder: Path) -> None:
     """List every file below a folder in its SHA256SUMS, as `sha256sum --check` reads it."""
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+    lines = [f"{sha256(path)}  {name}\n" for name, path in files_below(folder).items()]
     write_atomic(folder / "SHA256SUMS", "".join(lines).encode())
 
 

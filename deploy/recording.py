@@ -64,8 +64,8 @@ class Recording:
         """
         return {
             **of,
-            "images": _sha256(self.indices.astype("<i8")),
-            "labels": _sha256(self.labels.astype("<i8")),
+            "images": digest_of_integers(self.indices),
+            "labels": digest_of_integers(self.labels),
             "attacks": [{"name": ATTACK, "sha256": _sha256(self.adversarial)}],
         }
 
@@ -107,6 +107,11 @@ def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, entry.getvalue())
     return buffer.getvalue()
+
+
+def digest_of_integers(integers: NDArray[np.int64]) -> str:
+    """SHA-256 as protocols hold it, of int64 little-endian on every machine."""
+    return _sha256(integers.astype("<i8"))
 
 
 def _sha256(array: NDArray[Any]) -> str:

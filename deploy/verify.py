@@ -5,7 +5,6 @@ Square asks the engine itself, and every image found by any of them is shown to 
 whether or not it fooled the model it was made on. An engine's verdict on an image is the AND.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from copy import deepcopy
@@ -27,7 +26,7 @@ from deploy.candidates import Planned, direct_name, find, plan, transfer_name
 from deploy.curves import along, distances, security_curve
 from deploy.health import Check, Evidence, check_health
 from deploy.parallel import each
-from deploy.recording import Recording
+from deploy.recording import Recording, digest_of_integers
 from deploy.replay import Engine, Targets, takes_bytes
 from deploy.suites import Settings
 
@@ -235,15 +234,10 @@ def _protocol(
     bytes_in = takes_bytes(targets.engines[engine])
     return {
         "data": data,
-        "images": _sha256(targets.split.indices),
-        "labels": _sha256(targets.split.labels),
+        "images": digest_of_integers(targets.split.indices.cpu().numpy()),
+        "labels": digest_of_integers(targets.split.labels.cpu().numpy()),
         "threat": targets.threat.to_dict(),
         "attacks": attacks,
         "seed": settings.seed,
         "input": "uint8 NHWC" if bytes_in else "float32 NCHW [0,1]",
     }
-
-
-def _sha256(integers: Tensor) -> str:
-    """Of int64 little-endian."""
-    return hashlib.sha256(integers.cpu().numpy().astype("<i8").tobytes()).hexdigest()

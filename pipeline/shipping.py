@@ -56,11 +56,12 @@ def contents_of(context: Context, release: int = 0) -> Contents:
     models = {**engines_of(folder), "int8-tensorrt": folder / INT8}
     images, report = images_of(context), _report(context)
     engines = {model: load(path) for model, path in models.items()}
-    replay = _replay(context, engines)
+    verified = read(context["verify"].file(verdict_file(GATED)))
+    replay = _replay(context, verified, engines)
     beside: dict[str, Path | bytes] = {
         CARD: render_card(name, release, report).encode(),
         BOM: render_bom(name, release, models, report, images.digest, _software(report)),
-        verdict_file(GATED): _expected(context, replay),
+        verdict_file(GATED): _expected(verified, replay),
         **scripts(),
     }
     return Contents(
@@ -123,9 +124,8 @@ def scripts() -> dict[str, Path]:
     return {name: Path(str(spec.origin)) for name, spec in found.items() if spec is not None}
 
 
-def _replay(context: Context, engines: Mapping[str, EdgeModel]) -> Replay:
+def _replay(context: Context, verified: Verdicts, engines: Mapping[str, EdgeModel]) -> Replay:
     recording: Recording = load_recording(context["verify"].file(RECORDING))
-    verified = read(context["verify"].file(verdict_file(GATED)))
     return Replay(
         recording,
         recording.protocol(verified.protocol),
@@ -136,9 +136,8 @@ def _replay(context: Context, engines: Mapping[str, EdgeModel]) -> Replay:
     )
 
 
-def _expected(context: Context, replay: Replay) -> bytes:
+def _expected(verified: Verdicts, replay: Replay) -> bytes:
     """The verdicts of the engine that ships on the replay: what a device is held against."""
-    verified = read(context["verify"].file(verdict_file(GATED)))
     logits = replay.clean[GATED], replay.adversarial[GATED]
     correct = replay.recording.survived(*logits)
     verdicts = Verdicts(dict(replay.protocol), verified.artefact, correct)

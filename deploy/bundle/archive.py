@@ -9,7 +9,7 @@ import io
 import lzma
 import tarfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from deploy.bundle import sparse
 from deploy.bundle.check import check_integrity, check_release, check_signature
@@ -27,8 +27,9 @@ from deploy.errors import DeployError
 from deploy.files import demand_absent, whole_folder, write_atomic
 
 SUFFIX = ".tar"
-# Member -> how its content became what is in the archive.
 _XZ, _SPARSE = ".xz", ".sparse"
+# What a member ends in -> its content, of what was packed and the size that it must have.
+_UNPACK = {_XZ: sparse.decompress, _SPARSE: sparse.unpack}
 _LARGEST = 2**31  # bytes of an archive
 _OVERHEAD = 1000  # bytes by which what cannot be compressed may grow, besides a hundredth
 
@@ -61,12 +62,17 @@ def pack(folder: Path, archive: Path) -> dict[str, int]:
     return sizes
 
 
-def unpack(archive: Path, folder: Path, key: Path | None = None, release: int = 0) -> None:
+def unpack(
+    archive: Path, folder: Path, key: Path | None = None, release: int = 0
+) -> dict[str, Any]:
     """Make a bundle of an archive, with its integrity checked: completely, or not at all.
 
     Args:
         folder: to be made; must not exist.
         key, release: as for `check_bundle`.
+
+    Returns:
+        The manifest, as `check_integrity` found it.
 
     Raises:
         DeployError: 65, anything is off; 66, there is no archive; 73, the folder exists or cannot
@@ -86,7 +92,7 @@ def unpack(archive: Path, folder: Path, key: Path | None = None, release: int = 
             raise DeployError(
                 f"{archive}: not an archive of a bundle ({error}); fetch it again", 65
             ) from error
-        check_integrity(draft, key, release)
+        return check_integrity(draft, key, release)
 
 
 def _unpack(file: BinaryIO, archive: Path, draft: Path, key: Path | None, release: int) -> None:
@@ -134,7 +140,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, largest: int) ->
 
 
 def _split(name: str) -> tuple[str, str]:
-    for suffix in (_XZ, _SPARSE):
+    for suffix in _UNPACK:
         if name.endswith(suffix):
             return name.removesuffix(suffix), suffix
     return name, ""
@@ -142,13 +148,9 @@ def _split(name: str) -> tuple[str, str]:
 
 def _put(path: Path, packed: bytes, suffix: str, entry: Entry) -> None:
     """Write what was packed, of which size and digest are known."""
-    match suffix:
-        case ".sparse":
-            content = sparse.unpack(packed, entry.bytes)
-        case ".xz":
-            content = sparse.decompress(packed, entry.bytes)
-        case _:
-            raise ValueError(f"{path.name} is not compressed")
+    if suffix not in _UNPACK:
+        raise ValueError(f"{path.name} is not compressed")
+    content = _UNPACK[suffix](packed, entry.bytes)
     same = hashlib.sha256(content).hexdigest() == entry.sha256
     demand(same, f"{path}: not the file that was bundled")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,17 @@ def check_bundle(folder: Path, key: Path | None = None, release: int = 0) -> dic
             missing; 78, it is older than `release`.
     """
     manifest = check_integrity(folder, key, release)
-    ask("deploy.bundle.probe", [str(folder)], folder, _SECONDS)
+    check_models(folder)
     return manifest
+
+
+def check_models(folder: Path) -> None:
+    """The part of `check_bundle` that opens the models, once nothing else is in doubt.
+
+    Raises:
+        DeployError: 65 or 69, as `check_bundle`.
+    """
+    ask("deploy.bundle.probe", [str(folder)], folder, _SECONDS)
 
 
 def check_integrity(folder: Path, key: Path | None = None, release: int = 0) -> dict[str, Any]:

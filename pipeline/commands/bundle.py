@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundle import archive as archives
-from deploy.bundle.check import check_bundle
+from deploy.bundle.check import check_bundle, check_models
 from deploy.bundle.manifest import SIGNATURE
 from deploy.bundle.write import write_bundle
-from deploy.files import demand_absent
+from deploy.files import demand_absent, files_below
 from deploy.words import size
 from pipeline.commands.results import context_of
 from pipeline.shipping import contents_of, demand_passed
@@ -28,11 +28,7 @@ def make(
         demand_absent(path)
     write_bundle(folder, contents_of(context, release), sign)
     packed = archives.pack(folder, packed_path) if archive else {}
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    sizes = {name: path.stat().st_size for name, path in files_below(folder).items()}
     document = {
         "folder": str(folder),
         "release": release,
@@ -48,8 +44,8 @@ def verify(path: Path, key: Path | None, release: int, as_json: bool) -> int:
     if path.is_file():
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "bundle")
-            archives.unpack(path, folder, key, release)
-            manifest = check_bundle(folder, key, release)
+            manifest = archives.unpack(path, folder, key, release)
+            check_models(folder)
             signed = (folder / SIGNATURE).exists()
     else:
         manifest = check_bundle(path, key, release)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advprune.errors import Refused
-from deploy.files import demand_absent
+from deploy.files import demand_absent, files_below
 from deploy.words import size
 from export.engine_card import BuildOptions
 from pipeline.commands.results import context_of
@@ -38,11 +38,7 @@ def export(values: Mapping[str, Any]) -> int:
         "target": target,
         "precision": order.precision,
         "folder": str(folder),
-        "files": {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        "files": {name: path.stat().st_size for name, path in files_below(folder).items()},
         "notes": list(delivery.notes),
         "next": delivery.next,
     }

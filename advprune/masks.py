@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advprune.errors import BadData
+from advprune.selection import top_on_device, top_on_host
 from advprune.types import Masks
 
 
@@ -27,8 +28,7 @@ def kept_count(size: int, sparsity: float) -> int:
 def keep_top(scores: Tensor, keep: int) -> Tensor:
     """The mask of the `keep` largest scores; among equal scores the lowest index wins.
 
-    The result equals a full stable sort, without sorting: an introselect on the CPU (47 times
-    faster on the layers of a ResNet-18), `kthvalue` elsewhere.
+    The result equals a full stable sort, without sorting; see `selection`.
 
     Args:
         scores: any shape, float, finite.
@@ -38,25 +38,20 @@ def keep_top(scores: Tensor, keep: int) -> Tensor:
         bool, the shape of `scores`, exactly `keep` of it True.
 
     Raises:
-        BadData: a score is not finite.
+        BadData: a score is not finite. Only on the CPU: on a GPU the question would stop the
+            training at every layer, and a score that is not finite makes a loss that is not.
     """
     flat = scores.detach().flatten()
-    if not bool(torch.isfinite(flat).all()):
-        raise BadData("masks: a score is not finite; training diverged: lower the learning rate")
     size = flat.numel()
     if not 0 <= keep <= size:
         raise ValueError(f"keep_top: keep must lie in [0, {size}], got {keep}")
+    if flat.device.type == "cpu" and not np.isfinite(flat.numpy()).all():
+        raise BadData("masks: a score is not finite; training diverged: lower the learning rate")
     if keep == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     if flat.device.type == "cpu":
-        partitioned = np.partition(flat.numpy(), size - keep)
-        threshold = torch.as_tensor(partitioned[size - keep])
-    else:
-        threshold = flat.kthvalue(size - keep + 1).values
-    mask = flat > threshold
-    ties = torch.nonzero(flat == threshold).flatten()
-    mask[ties[: keep - int(mask.sum())]] = True
-    return mask.reshape(scores.shape)
+        return torch.from_numpy(top_on_host(flat.numpy(), keep)).reshape(scores.shape)
+    return top_on_device(flat, keep).reshape(scores.shape)
 
 
 def keep_best(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> Masks:

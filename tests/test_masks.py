@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -24,16 +25,18 @@ from advprune.masks import (
     save_masks,
     sparsity_of,
 )
+from advprune.selection import top_on_device, top_on_host
 
+Select = Callable[[Tensor, int], Tensor]
 decimals = st.decimals(0, "0.999999", places=6) | st.decimals(0, "0.99", places=2)
 
 
-class Elsewhere(Tensor):
-    """A tensor in main memory that claims to live on a GPU, so that the other way is taken."""
+def on_host(scores: Tensor, keep: int) -> Tensor:
+    return torch.from_numpy(top_on_host(scores.flatten().numpy(), keep))
 
-    @property
-    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return torch.device("cuda")
+
+def on_device(scores: Tensor, keep: int) -> Tensor:
+    return top_on_device(scores.flatten(), keep)
 
 
 def by_sorting(scores: Tensor, keep: int) -> np.ndarray:
@@ -57,21 +60,29 @@ def tied_scores(draw: st.DrawFn) -> Tensor:
 @given(tied_scores(), st.data())
 def test_the_kept_weights_are_those_of_a_stable_sort(scores: Tensor, data: st.DataObject) -> None:
     keep = data.draw(st.integers(0, scores.numel()))
-    expected = by_sorting(scores, keep)
-    for given_scores in (scores, scores.as_subclass(Elsewhere)):
-        mask = keep_top(given_scores, keep).as_subclass(Tensor)
-        assert mask.dtype == torch.bool
-        assert np.array_equal(mask.numpy(), expected)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 777, 99_999, 100_000])
-@pytest.mark.parametrize("levels", [3, 16, 1 << 40])
-@pytest.mark.parametrize("kind", [Tensor, Elsewhere])
-def test_large_layers_too(keep: int, levels: int, kind: type[Tensor]) -> None:
-    drawn = torch.randint(levels, (100_000,), generator=torch.Generator().manual_seed(keep))
-    scores = drawn.to(torch.float32).reshape(100, 10, 10, 10)
-    mask = keep_top(scores.as_subclass(kind), keep).as_subclass(Tensor)
+    mask = keep_top(scores, keep)
+    assert mask.dtype == torch.bool
     assert np.array_equal(mask.numpy(), by_sorting(scores, keep))
+    if keep:
+        assert torch.equal(on_device(scores, keep), mask.flatten())
+
+
+@pytest.mark.parametrize("keep", [1, 777, 99_999, 100_000])
+@pytest.mark.parametrize("levels", [3, 16, 1 << 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("select", [on_host, on_device])
+def test_large_layers_too(keep: int, levels: int, dtype: torch.dtype, select: Select) -> None:
+    drawn = torch.randint(levels, (100_000,), generator=torch.Generator().manual_seed(keep))
+    scores = (drawn - levels // 3).to(dtype).reshape(100, 10, 10, 10)
+    assert np.array_equal(select(scores, keep).numpy(), by_sorting(scores, keep).ravel())
+
+
+@pytest.mark.parametrize("keep", [1, 40_000, 150_000])
+def test_a_sample_that_misleads_costs_time_alone(keep: int) -> None:
+    """Every value that the sample takes is large, and no other is."""
+    scores = torch.rand(200_000, generator=torch.Generator().manual_seed(keep))
+    scores[:: len(scores) // 16_384] += 1.0
+    assert np.array_equal(on_host(scores, keep).numpy(), by_sorting(scores, keep))
 
 
 def test_memory_layout_changes_nothing_and_scores_stay_untouched() -> None:

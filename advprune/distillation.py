@@ -31,8 +31,8 @@ class Distilled(Objective):
         assert self.teacher is not None
         adversarial = cross_entropy_attack(self, net, batch)
         with frozen(self.teacher), torch.no_grad():
-            taught = F.log_softmax(self.teacher(batch.images), dim=1)
-        logits = net(adversarial)
+            taught = F.log_softmax(self.logits(self.teacher, batch.images), dim=1)
+        logits = self.logits(net, adversarial)
         divergence = F.kl_div(
             F.log_softmax(logits, dim=1), taught, reduction="batchmean", log_target=True
         )

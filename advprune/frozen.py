@@ -71,7 +71,14 @@ def _constant(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _affine(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    """Batch norm with running statistics as x * scale + shift."""
+    scale, shift = affine_of(norm)
+    # The sums of a layer in half precision would come back in single.
+    return lambda x: torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Batch norm with running statistics as x * scale + shift, both (C, 1, 1)."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = torch.rsqrt(norm.running_var + norm.eps)
@@ -80,8 +87,7 @@ def _affine(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
     shift = -norm.running_mean * scale
     if norm.affine:
         shift = shift + norm.bias
-    scale, shift = scale[:, None, None], shift[:, None, None]
-    return lambda x: torch.addcmul(shift, x, scale)
+    return scale[:, None, None], shift[:, None, None]
 
 
 @contextmanager

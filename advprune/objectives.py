@@ -1,22 +1,24 @@
 """What training minimises: natural, PGD-AT, TRADES, MART or MAD's, as one call on a batch.
 
-The attack inside runs on the frozen network: gradients with respect to inputs only, batch norm in
-eval mode, masked weights materialised once. Random starts belong to images, not to batches.
+The attack inside asks a view of the network in eval mode, see `attack_view`: gradients with respect
+to inputs only. Random starts belong to images, not to batches.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advprune.attack_view import AttackView, as_it_is
 from advprune.attacks.pgd import Start, pgd
 from advprune.batches import Batch
 from advprune.errors import Refused
-from advprune.frozen import frozen
-from advprune.types import Images, Labels, Logits, Threat
+from advprune.precision import Precision, answer
+from advprune.types import Classifier, Images, Labels, Logits, Threat
 
 ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad"]
 
@@ -43,12 +45,16 @@ class Objective:
         threat: the ball of the attack inside.
         steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10.
         beta: weight of the robust term, `BETAS` if not given.
+        precision: of the layers, in training and in the attack.
+        view: what the attack asks; a training has one from its first step to its last.
     """
 
     name: ObjectiveName
     threat: Threat
     steps: int = 10
     beta: float | None = None
+    precision: Precision = "fp32"
+    view: AttackView | None = field(default=None, compare=False, repr=False)
 
     @property
     def robust_weight(self) -> float | None:
@@ -63,30 +69,44 @@ class Objective:
             )
         return OBJECTIVES[self.name](self, net, batch)
 
+    def for_training(self) -> Self:
+        """The same with a view of its own, for one network that trains."""
+        return replace(self, view=AttackView(self.precision))
+
+    def logits(self, net: nn.Module, images: Images) -> Logits:
+        """What the network in training mode answers, float32 with gradients."""
+        return answer(net, images, self.precision)
+
+    def asked(self, net: nn.Module, images: Images) -> AbstractContextManager[Classifier]:
+        """The network as the attack on these images asks it; it must not change meanwhile."""
+        if self.view is None:
+            return as_it_is(net, self.precision)
+        return self.view.of(net, images)
+
 
 def natural(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Cross-entropy on the images as they are."""
-    logits = net(batch.images)
+    logits = objective.logits(net, batch.images)
     return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
 def pgd_at(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """Cross-entropy on adversarial images (Madry et al. 2018, equation 2.1)."""
-    logits = net(cross_entropy_attack(objective, net, batch))
+    logits = objective.logits(net, cross_entropy_attack(objective, net, batch))
     return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
 def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """CE(x) + beta KL(p(x) || p(x_adv)), x_adv maximising that KL (Zhang et al. 2019, eq. 5)."""
-    with frozen(net):
+    with objective.asked(net, batch.images) as model:
         with torch.no_grad():
-            clean = F.softmax(net(batch.images), dim=1)
+            clean = F.softmax(model(batch.images), dim=1)
 
         def divergence(logits: Logits, _: Labels) -> Tensor:
             return F.kl_div(F.log_softmax(logits, dim=1), clean, reduction="none").sum(dim=1)
 
         adversarial = pgd(
-            net,
+            model,
             batch.images,
             batch.labels,
             objective.threat,
@@ -95,8 +115,8 @@ def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
             loss=divergence,
             start="gaussian",
         )
-    clean_logits = net(batch.images)
-    adversarial_logits = net(adversarial)
+    clean_logits = objective.logits(net, batch.images)
+    adversarial_logits = objective.logits(net, adversarial)
     # Of logarithms: where a clean probability underflows to zero, its own gradient would be NaN.
     robust = F.kl_div(
         F.log_softmax(adversarial_logits, dim=1),
@@ -123,8 +143,8 @@ def _misclassification_aware(
 ) -> Loss:
     adversarial = cross_entropy_attack(objective, net, batch, "gaussian", reach)
     labels = batch.labels[:, None]
-    clean = F.softmax(net(batch.images), dim=1)
-    adversarial_logits = net(adversarial)
+    clean = F.softmax(objective.logits(net, batch.images), dim=1)
+    adversarial_logits = objective.logits(net, adversarial)
     log_adversarial = F.log_softmax(adversarial_logits, dim=1)
     adversarial_probs = log_adversarial.exp()
     wrong = adversarial_probs.scatter(1, labels, 0.0).amax(dim=1)
@@ -153,9 +173,9 @@ def cross_entropy_attack(
     reach: float = 2.5,
 ) -> Images:
     """PGD on the cross-entropy; its steps together could move `reach` times the radius."""
-    with frozen(net):
+    with objective.asked(net, batch.images) as model:
         return pgd(
-            net,
+            model,
             batch.images,
             batch.labels,
             objective.threat,

@@ -1,6 +1,7 @@
 """survey(): one pass over the training images that scores weights and trains none."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ def survey(
     Returns:
         The sums as "scores/<name of the weight>", which is the state that `finish` reads.
     """
+    task = replace(task, objective=task.objective.for_training())
     full = math.ceil(len(images.train) / batch_size)
     count = method.batches_needed(full)
     every = math.ceil(count / _CHECKPOINTS)

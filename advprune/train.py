@@ -6,7 +6,7 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from advprune.batches import batches
 from advprune.data import ImageSet, Split
-from advprune.errors import Refused
 from advprune.evaluate import survival
+from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
-from advprune.objectives import Loss
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
 
@@ -95,6 +94,7 @@ def fit(
         momentum=schedule.momentum,
         images=len(images.train),
     )
+    task = replace(task, objective=task.objective.for_training())
     state = method.start(net, task, optimisation) if method else {}
     if method:
         optimiser = method.optimiser(method.groups(net, optimisation), optimisation)
@@ -109,7 +109,7 @@ def fit(
 
     for epoch in range(first, schedule.epochs):
         net.train()
-        total_loss, total_correct, seen = 0.0, 0, 0
+        meter = Meter(epoch + 1, images.train.images.device)
         with seeded(task.seed, "layers", epoch):
             for index, batch in enumerate(batches(images, task.seed, epoch, epoch_steps)):
                 step = epoch * epoch_steps + index
@@ -118,19 +118,15 @@ def fit(
                 loss = (
                     method.loss(net, state, batch, task) if method else task.objective(net, batch)
                 )
-                _descend(loss, optimiser, epoch, index)
+                meter.add(loss, len(batch.labels))
+                optimiser.zero_grad(set_to_none=True)
+                loss.value.backward()
+                optimiser.step()
                 progress = Progress(step + 1, optimisation.steps, epoch_steps)
                 if method:
                     method.update(net, state, progress, task)
-                total_loss += float(loss.value.detach()) * len(batch.labels)
-                total_correct += int(loss.correct)
-                seen += len(batch.labels)
-                observer.step(progress, {"loss": float(loss.value.detach())})
-        row: dict[str, float] = {
-            "epoch": epoch + 1,
-            "loss": total_loss / seen,
-            "train": total_correct / seen,
-        }
+                observer.step(progress, {"loss": meter.latest})
+        row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         last = epoch + 1 == schedule.epochs
         if last or (schedule.validate_every and (epoch + 1) % schedule.validate_every == 0):
             row |= validate(net, images.val, task)
@@ -153,18 +149,6 @@ def validate(net: nn.Module, val: Split, task: Task) -> dict[str, float]:
         )
         row["val_robust"] = float(robust.double().mean())
     return row
-
-
-def _descend(loss: Loss, optimiser: torch.optim.Optimizer, epoch: int, index: int) -> None:
-    value = float(loss.value.detach())
-    if not math.isfinite(value):
-        raise Refused(
-            f"training: the loss is {value} in epoch {epoch + 1}, batch {index + 1}; "
-            "lower the learning rate (--set STAGE.lr=X)"
-        )
-    optimiser.zero_grad(set_to_none=True)
-    loss.value.backward()
-    optimiser.step()
 
 
 class _Best:

@@ -1,10 +1,15 @@
 """Which device a run computes on, with how many threads, and what of that its results keep."""
 
 from importlib.metadata import version
+from typing import Literal
 
 import torch
 
 from advprune.errors import Refused, Unavailable
+from advprune.precision import Precision
+
+# What `torch.cpu.get_capabilities` calls them, on x86 and on ARM.
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def resolve_device(name: str) -> str:
@@ -30,6 +35,22 @@ def resolve_device(name: str) -> str:
     elif device.type != "cpu":
         raise Refused(f"--device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     return name
+
+
+def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: str) -> Precision:
+    """`auto` is bf16 where the device multiplies bfloat16 numbers by itself, else fp32.
+
+    Raises:
+        Refused, Unavailable: as `resolve_device`; also for bf16 on a GPU that is too old for it.
+    """
+    on_gpu = resolve_device(device).startswith("cuda")
+    if on_gpu:
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = any(torch.cpu.get_capabilities().get(name) for name in _BF16_INSTRUCTIONS)
+    if name == "bf16" and on_gpu and not able:
+        raise Unavailable("--precision bf16: this GPU has no bfloat16; use --precision fp32")
+    return "bf16" if name == "bf16" or (name == "auto" and able) else "fp32"
 
 
 def use_threads(count: int | None) -> None:

@@ -45,6 +45,7 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("norm", str, "Of the attack: linf (each pixel by itself) or l2."),
     _recipe("seed", int, "Seed of everything that is random."),
     _recipe("device", str, "auto, cpu, cuda or cuda:N."),
+    _recipe("precision", str, "Of layers in training: fp32, bf16, or auto: as the device has it."),
     _recipe("limit_train", int, "Use that many training images, all classes alike."),
     _recipe("limit_test", int, "Use that many test images, all classes alike."),
     _recipe("image_size", int, "Resize and crop to this side."),

@@ -113,14 +113,14 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
         chosen = slice(0, min(_PROBE, len(probe)))
         floats = probe.images[chosen].float() / 255
         batch = Batch(floats, probe.labels[chosen], ImageRandom(0, probe.indices[chosen]))
-        elapsed = math.inf
+        objective, elapsed = objective.for_training(), math.inf
         for _ in range(3):  # the first one also pays for warming up
             started = time.perf_counter()
             objective(net, batch).value.backward()
             elapsed = min(elapsed, time.perf_counter() - started)
         return elapsed / len(batch.labels)
 
-    clean = seconds_per_image(Objective("natural", recipe.threat()))
+    clean = seconds_per_image(recipe.natural_objective())
     # Extra images join every batch one for one.
     an_epoch = len(images.train) * (1 if images.extra is None else 2)
 

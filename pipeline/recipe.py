@@ -15,6 +15,7 @@ from advprune.train import Schedule
 from advprune.types import Norm, Threat
 from deploy.policies import Terms
 from deploy.suites import Settings, SuiteName, suite
+from pipeline.devices import resolve_precision
 
 
 def check_eps(value: Any, norm: Norm = "linf") -> float:
@@ -151,6 +152,7 @@ class Recipe(Section):
     beta: float | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     uint8_head: bool = False
     fp16: bool = False
@@ -167,8 +169,15 @@ class Recipe(Section):
 
     def robust_objective(self, stage: RobustTraining) -> Objective:
         """The objective of a stage: its own, else the recipe's."""
-        name = stage.objective or self.objective
-        return Objective(name, self.threat(), self.attack_steps, self.beta)
+        return self._objective(stage.objective or self.objective)
+
+    def natural_objective(self) -> Objective:
+        """Of training on images as they are."""
+        return self._objective("natural")
+
+    def _objective(self, name: ObjectiveName) -> Objective:
+        precision = resolve_precision(self.precision, self.device)
+        return Objective(name, self.threat(), self.attack_steps, self.beta, precision)
 
     def pruning_method(self) -> PruningMethod:
         """Raises Refused naming the option that the method refuses."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from advprune.method import Progress, get
 from advprune.models.checkpoint import load
 from deploy.errors import DeployError
 from pipeline import shipping
-from pipeline.devices import resolve_device
+from pipeline.devices import resolve_device, resolve_precision
 from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
 from pipeline.stage import Artifact, Context, Stage
@@ -29,6 +29,7 @@ from pipeline.stages import bundle
 from pipeline.store import CHECKPOINT
 from pipeline.watch import Silent, Watch
 
+PrecisionName = Literal["auto", "fp32", "bf16"]
 STAGES = tuple(module.__name__.rpartition(".")[2] for module in ORDER)
 ROBUST = ("adversarial", "prune", "finetune", "quantize")
 
@@ -56,6 +57,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "beta": (5.0, ()),  # not of PGD
     "seed": (1, (*TRAINING, "verify")),
     "device": ("cuda", STAGES),
+    "precision": ("fp32", ("standard", "adversarial", "prune", "finetune")),
     "threads": (3, STAGES),
     "uint8_head": (True, ("export",)),
     "fp16": (True, ("export",)),
@@ -114,6 +116,13 @@ def test_every_setting_is_considered() -> None:
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+@pytest.fixture(autouse=True)
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with bfloat16, so that `auto` is not fp32 here."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
 
 
 @pytest.fixture(autouse=True)
@@ -409,6 +418,23 @@ def test_a_device_that_is_not_there_is_never_replaced(
     with pytest.raises(kind, match=words) as refusal:
         resolve_device(name)
     assert refusal.value.exit_code == {Unavailable: 69, Refused: 2}[kind]
+
+
+@pytest.mark.parametrize("able", [False, True])
+@pytest.mark.parametrize("name", ["auto", "fp32", "bf16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_automatic_precision_is_what_the_device_multiplies_by_itself(
+    monkeypatch: pytest.MonkeyPatch, device: str, name: PrecisionName, able: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: able)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    if device == "cuda" and name == "bf16" and not able:
+        with pytest.raises(Unavailable, match="this GPU has no bfloat16; use --precision fp32"):
+            resolve_precision(name, device)
+    else:
+        expected = name if name != "auto" else "bf16" if able else "fp32"
+        assert resolve_precision(name, device) == expected
 
 
 def test_a_stage_knows_its_needs_before_they_are_used() -> None:

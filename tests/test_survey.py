@@ -80,7 +80,7 @@ def test_a_survey_reads_the_first_epoch_of_training(batch_size: int) -> None:
         assert torch.equal(seen["batch"].images, batch.images)
         assert torch.equal(seen["batch"].labels, batch.labels)
         assert torch.equal(seen["batch"].random.uniform(2), batch.random.uniform(2))
-        assert seen["task"] is TASK
+        assert seen["task"] == TASK
     # Every batch draws for itself, whatever was drawn before.
     assert len(torch.stack([seen["draw"] for seen in _SEEN]).unique(dim=0)) == len(_SEEN)
 

@@ -6,6 +6,7 @@ validation and of the calibration split, since half of them would leave the choi
 """
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from advprune.distillation import Distilled
 from advprune.errors import Incompatible
 from advprune.evaluate import craft, is_correct, predict, survives
 from advprune.method import Task
+from advprune.objectives import Objective
 from advprune.repro import derive
 from advprune.train import Trained, fit
 from advprune.twin import differentiable
@@ -71,7 +73,7 @@ def stage(recipe: Recipe) -> Stage:
     if how != "ptq":
         trained = recipe.quantize.model_dump(include={"scales", "distill"})
         threat = recipe.threat().to_dict()
-        objective = recipe.robust_objective(recipe.quantize)
+        objective = _objective(recipe)
         config |= {**settings(recipe, recipe.quantize, objective), **trained, "judged_by": threat}
     return Stage("quantize", ("data", "finetune"), config, run, version=4)
 
@@ -107,13 +109,18 @@ def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:
 
 def _fit(context: Context, images: ImageSet, fake: FakeQuant, teacher: nn.Module) -> Trained:
     recipe, training = context.recipe, context.recipe.quantize
-    objective = recipe.robust_objective(training)
+    objective = _objective(recipe)
     if training.distill:
         plain = (objective.name, objective.threat, objective.steps, objective.beta)
         objective = Distilled(*plain, teacher=teacher, share=training.distill)
     task = Task(objective, recipe.seed, images.shape)
     select = training.validate_every > 0
     return fit(fake, images, task, training.schedule(), context.observer, select=select)
+
+
+def _objective(recipe: Recipe) -> Objective:
+    """Codes are whole numbers in float32: bfloat16 would round what the engine does not."""
+    return replace(recipe.robust_objective(recipe.quantize), precision="fp32")
 
 
 def _judge(path: Path, recipe: Recipe, images: ImageSet) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """Stage 1: the dense network, trained on clean images."""
 
 from advprune.models import source_digest
-from advprune.objectives import Objective
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.training import fresh, images_of, last_metrics, settings, train
@@ -9,7 +8,7 @@ from pipeline.stages.training import fresh, images_of, last_metrics, settings, t
 
 def stage(recipe: Recipe) -> Stage:
     """Raises Refused or NotFound where there is no such model, before anything else is done."""
-    objective = Objective("natural", recipe.threat())
+    objective = recipe.natural_objective()
 
     def run(context: Context) -> Metrics:
         net = fresh(context.recipe, images_of(context))

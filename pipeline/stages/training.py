@@ -31,6 +31,7 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
             "threat": objective.threat.to_dict() if adversarial else None,
             "steps": objective.steps if adversarial else None,
             "beta": objective.robust_weight,
+            "precision": objective.precision,
         },
         "seed": recipe.seed,
     }

@@ -13,8 +13,9 @@ from torch import nn
 
 from advprune.folding import Affine, Folded, fold
 from advprune.frozen import frozen
+from advprune.launches import launched
 from advprune.precision import Precision, answer
-from advprune.types import Classifier, Images
+from advprune.types import Classifier, Images, Logits
 
 
 @contextmanager
@@ -31,12 +32,15 @@ class AttackView:
 
     Args:
         precision: of its layers; logits are float32.
+        asked: how many images it will be shown in all, once for every step of every attack.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Precision, asked: int) -> None:
         self._precision: Precision = precision
+        self._asked = asked
         self._net: nn.Module | None = None
         self._folded: Folded | None = None
+        self._model: Classifier = self._answer
 
     @contextmanager
     def of(self, net: nn.Module, images: Images) -> Iterator[Classifier]:
@@ -49,13 +53,18 @@ class AttackView:
             self._net, self._folded = net, fold(net, images[:8])
             if self._folded is not None and self._precision == "bf16":
                 _lower(self._folded)
+            if self._folded is not None and images.is_cuda:
+                self._model = launched(self._folded, images, self._precision, self._asked)
         if self._folded is None:
             with as_it_is(net, self._precision) as model:
                 yield model
         else:
-            folded = self._folded
-            folded.follow(net)
-            yield lambda x: answer(folded, x, self._precision)
+            self._folded.follow(net)
+            yield self._model
+
+    def _answer(self, x: Images) -> Logits:
+        assert self._folded is not None
+        return answer(self._folded, x, self._precision)
 
 
 def _lower(net: nn.Module) -> None:

@@ -69,9 +69,9 @@ class Objective:
             )
         return OBJECTIVES[self.name](self, net, batch)
 
-    def for_training(self) -> Self:
-        """The same with a view of its own, for one network that trains."""
-        return replace(self, view=AttackView(self.precision))
+    def for_training(self, images: int) -> Self:
+        """The same with a view of its own, for one network that is to see so many images in all."""
+        return replace(self, view=AttackView(self.precision, images * self.steps))
 
     def logits(self, net: nn.Module, images: Images) -> Logits:
         """What the network in training mode answers, float32 with gradients."""

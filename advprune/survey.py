@@ -36,7 +36,7 @@ def survey(
     Returns:
         The sums as "scores/<name of the weight>", which is the state that `finish` reads.
     """
-    task = replace(task, objective=task.objective.for_training())
+    task = replace(task, objective=task.objective.for_training(len(images.train)))
     full = math.ceil(len(images.train) / batch_size)
     count = method.batches_needed(full)
     every = math.ceil(count / _CHECKPOINTS)

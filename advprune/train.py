@@ -94,7 +94,7 @@ def fit(
         momentum=schedule.momentum,
         images=len(images.train),
     )
-    task = replace(task, objective=task.objective.for_training())
+    task = replace(task, objective=task.objective.for_training(schedule.epochs * len(images.train)))
     state = method.start(net, task, optimisation) if method else {}
     if method:
         optimiser = method.optimiser(method.groups(net, optimisation), optimisation)

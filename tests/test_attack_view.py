@@ -51,7 +51,7 @@ def in_eval_mode(made: nn.Module) -> tuple[Tensor, Tensor]:
 def test_it_answers_as_the_network_does_and_follows_what_that_learns(
     model: str, masked: bool
 ) -> None:
-    made, view = net(model, masked=masked), AttackView("fp32")
+    made, view = net(model, masked=masked), AttackView("fp32", 0)
     for _ in range(2):
         with view.of(made, X) as seen:
             assert seen is not made
@@ -69,7 +69,7 @@ def test_it_answers_as_the_network_does_and_follows_what_that_learns(
 
 
 def test_new_masks_reach_it() -> None:
-    made, view = net(masked=True), AttackView("fp32")
+    made, view = net(masked=True), AttackView("fp32", 0)
     with view.of(made, X) as seen:
         before = seen(X)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_new_masks_reach_it() -> None:
 
 
 def test_half_precision_keeps_the_direction_and_answers_in_single() -> None:
-    made, view = net(), AttackView("bf16")
+    made, view = net(), AttackView("bf16", 0)
     with view.of(made, X) as seen:
         expected, gradient = in_eval_mode(made)
         got, direction = seen(X), slope(seen, X)
@@ -94,7 +94,7 @@ def test_half_precision_keeps_the_direction_and_answers_in_single() -> None:
 
 
 def test_nothing_of_the_network_moves() -> None:
-    made, view = net(masked=True), AttackView("bf16")
+    made, view = net(masked=True), AttackView("bf16", 0)
     before = {name: value.clone() for name, value in made.state_dict().items()}
     learning = [parameter.requires_grad for parameter in made.parameters()]
     with view.of(made, X) as seen:
@@ -125,7 +125,7 @@ def test_a_network_that_cannot_be_folded_is_asked_as_it_is(precision: Precision)
         one.eval()
         expected = answer(one, x, precision)
         one.train()
-        with AttackView(precision).of(one, x) as seen:
+        with AttackView(precision, 0).of(one, x) as seen:
             assert torch.allclose(seen(x), expected, rtol=1e-2, atol=1e-2)
             assert seen(x).dtype == torch.float32
 
@@ -134,7 +134,7 @@ def test_a_network_that_cannot_be_folded_is_asked_as_it_is(precision: Precision)
 def test_an_objective_with_a_view_has_the_loss_and_gradient_of_one_without(name: str) -> None:
     plain = Objective(name, Threat(0.1), steps=3)  # pyright: ignore[reportArgumentType]
     found = []
-    for objective in (plain, plain.for_training()):
+    for objective in (plain, plain.for_training(6)):
         made = net(masked=True)  # anew: training moves the statistics that attacks see
         loss = objective(made, first_batch())
         parameters = [p for p in made.parameters() if p.requires_grad]
@@ -149,8 +149,8 @@ def test_an_objective_with_a_view_has_the_loss_and_gradient_of_one_without(name:
 
 def test_training_in_half_precision_learns_in_single() -> None:
     made, other = net(masked=True), net(masked=True)
-    half = Objective("trades", Threat(0.1), steps=2, precision="bf16").for_training()
-    single = Objective("trades", Threat(0.1), steps=2).for_training()
+    half = Objective("trades", Threat(0.1), steps=2, precision="bf16").for_training(6)
+    single = Objective("trades", Threat(0.1), steps=2).for_training(6)
     loss = half(made, first_batch())
     loss.value.backward()
     assert loss.value.dtype == torch.float32

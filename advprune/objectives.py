@@ -1,4 +1,4 @@
-"""What training minimises: natural, PGD-AT, TRADES, MART or MAD's, as one call on a batch.
+"""What training minimises: natural, PGD-AT, TRADES, MART, MAD's or fast ones; a call on a batch.
 
 The attack inside asks a view of the network in eval mode, see `attack_view`: gradients with respect
 to inputs only. Random starts belong to images, not to batches.
@@ -14,16 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advprune.attack_view import AttackView, as_it_is
-from advprune.attacks.pgd import Start, pgd
+from advprune.attacks.losses import cross_entropy
+from advprune.attacks.pgd import Start, ascent, pgd, uniform_offsets
 from advprune.batches import Batch
 from advprune.errors import Refused
 from advprune.precision import Precision, answer
 from advprune.types import Classifier, Images, Labels, Logits, Threat
 
-ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad"]
+ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm"]
+SINGLE_STEP = ("fgsm-rs", "n-fgsm")  # they may overfit from one epoch to the next, see `watchdog`
 
 # Weight of the robust term in the papers' code, for the objectives that have one.
 BETAS = {"trades": 6.0, "mart": 5.0, "mad": 0.5}
+FAST_REACH = 1.25  # eps; of a single step from a random start (Wong et al. 2020)
 MAD_REACH = 2.3  # eps / steps; of the attack in MAD's scores and in its fine-tuning
 
 
@@ -41,9 +44,11 @@ class Objective:
 
     Args:
         name: natural; pgd (Madry et al. 2018); trades (Zhang et al. 2019); mart (Wang et al.
-            2020); mad, the fine-tuning of Lee et al. (2022).
+            2020); mad, the fine-tuning of Lee et al. (2022); and, with an attack of one step,
+            fgsm-rs (Wong et al. 2020) and n-fgsm (de Jorge et al. 2022).
         threat: the ball of the attack inside.
-        steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10.
+        steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10,
+            and by 1.25 eps at most. Single-step objectives are only measured with so many.
         beta: weight of the robust term, `BETAS` if not given.
         precision: of the layers, in training and in the attack.
         view: what the attack asks; a training has one from its first step to its last.
@@ -61,6 +66,10 @@ class Objective:
         """The weight of the robust term; None for objectives without one."""
         default = BETAS.get(self.name)
         return default if default is None or self.beta is None else self.beta
+
+    @property
+    def single_step(self) -> bool:
+        return self.name in SINGLE_STEP
 
     def __call__(self, net: nn.Module, batch: Batch) -> Loss:
         if self.name not in OBJECTIVES:
@@ -96,6 +105,26 @@ def pgd_at(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
+def fgsm_rs(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
+    """Cross-entropy after one step of 1.25 eps from a random start (Wong et al. 2020)."""
+    return pgd_at(replace(objective, steps=1), net, batch)
+
+
+def n_fgsm(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
+    """Cross-entropy after noise of twice the radius and one step of eps (de Jorge et al. 2022).
+
+    Nothing is projected onto the ball, only onto the box: images may lie three radii away.
+    """
+    x, threat = batch.images, objective.threat
+    noise = 2.0 * uniform_offsets(threat, batch.random, x.shape[1:])
+    noisy = (x + noise).clamp(threat.low, threat.high)
+    with objective.asked(net, x) as model:
+        gradient, _ = ascent(model, noisy, batch.labels, cross_entropy)
+    moved = noisy + threat.eps * threat.steepest(gradient)
+    logits = objective.logits(net, moved.clamp(threat.low, threat.high))
+    return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
+
+
 def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
     """CE(x) + beta KL(p(x) || p(x_adv)), x_adv maximising that KL (Zhang et al. 2019, eq. 5)."""
     with objective.asked(net, batch.images) as model:
@@ -112,6 +141,7 @@ def trades(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
             objective.threat,
             batch.random,
             steps=objective.steps,
+            step_size=_step_size(objective, 2.5),
             loss=divergence,
             start="gaussian",
         )
@@ -162,6 +192,8 @@ OBJECTIVES: dict[str, Callable[[Objective, nn.Module, Batch], Loss]] = {
     "trades": trades,
     "mart": mart,
     "mad": mad,
+    "fgsm-rs": fgsm_rs,
+    "n-fgsm": n_fgsm,
 }
 
 
@@ -181,9 +213,14 @@ def cross_entropy_attack(
             objective.threat,
             batch.random,
             steps=objective.steps,
-            step_size=reach * objective.threat.eps / objective.steps,
+            step_size=_step_size(objective, reach),
             start=start,
         )
+
+
+def _step_size(objective: Objective, reach: float) -> float:
+    """A single step would leave the ball on the other side: it is that of FGSM from a start."""
+    return min(reach / objective.steps, FAST_REACH) * objective.threat.eps
 
 
 def _weight(objective: Objective) -> float:

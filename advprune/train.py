@@ -7,18 +7,19 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from advprune.batches import batches
 from advprune.data import ImageSet, Split
+from advprune.epochs import Best, pack, unpack
 from advprune.evaluate import survival
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
+from advprune.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Schedule:
         epochs, batch_size: at least 1.
         lr: peak learning rate.
         warmup: share of the steps over which the rate rises to its peak.
+        rise: share of the epochs over which the attack's steps rise from one to all of them.
         validate_every: epochs between measurements on the validation split; 0 for the end alone.
     """
 
@@ -38,6 +40,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.0
+    rise: float = 0.0
     validate_every: int = 1
 
     def rate(self, fraction: float) -> float:
@@ -46,6 +49,11 @@ class Schedule:
             return fraction / self.warmup
         decayed = (fraction - self.warmup) / (1.0 - self.warmup)
         return 0.5 * (1.0 + math.cos(math.pi * decayed))
+
+    def attack_steps(self, steps: int, epoch: int) -> int:
+        """How many of the attack's steps this epoch takes, counted from zero."""
+        rising = self.rise * self.epochs
+        return steps if epoch >= rising else 1 + int((steps - 1) * epoch / rising)
 
 
 class Observer(Protocol):
@@ -101,23 +109,24 @@ def fit(
     else:
         optimiser = sgd(trainable(net), optimisation)
     peaks = [group["lr"] for group in optimiser.param_groups]
-    best = _Best() if select else None
+    best = Best() if select else None
+    watchdog = Watchdog(images.val, task) if task.objective.single_step else None
+    kept = {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
     first, history = 0, []
     if (saved := observer.restore()) is not None:
         first, tensors, history = saved
-        _unpack(tensors, net, optimiser, state, best)
+        unpack(tensors, net, optimiser, state, kept)
 
     for epoch in range(first, schedule.epochs):
         net.train()
+        now = _eased(watchdog.task() if watchdog else task, schedule, epoch)
         meter = Meter(epoch + 1, images.train.images.device)
         with seeded(task.seed, "layers", epoch):
             for index, batch in enumerate(batches(images, task.seed, epoch, epoch_steps)):
                 step = epoch * epoch_steps + index
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule.rate((step + 0.5) / optimisation.steps)
-                loss = (
-                    method.loss(net, state, batch, task) if method else task.objective(net, batch)
-                )
+                loss = method.loss(net, state, batch, now) if method else now.objective(net, batch)
                 meter.add(loss, len(batch.labels))
                 optimiser.zero_grad(set_to_none=True)
                 loss.value.backward()
@@ -127,16 +136,27 @@ def fit(
                     method.update(net, state, progress, task)
                 observer.step(progress, {"loss": meter.latest})
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
+        if watchdog and not watchdog.fallen:
+            row["watched"] = watchdog.look(net)
+            if watchdog.fallen:
+                row["overfitted"] = True
+                optimiser.state.clear()  # momentum of the way that led there
         last = epoch + 1 == schedule.epochs
         if last or (schedule.validate_every and (epoch + 1) % schedule.validate_every == 0):
             row |= validate(net, images.val, task)
             if best:
-                best.offer(net, row)
+                best.offer(net, row.get("val_robust", row["val_clean"]))
         history.append(row)
-        observer.save(epoch + 1, _pack(net, optimiser, state, best), history)
+        observer.save(epoch + 1, pack(net, optimiser, state, kept), history)
     if best and best.tensors:  # none after zero epochs
         best.load(net)
     return Trained(state, history)
+
+
+def _eased(task: Task, schedule: Schedule, epoch: int) -> Task:
+    """The task with as many attack steps as the schedule has come to."""
+    steps = schedule.attack_steps(task.objective.steps, epoch)
+    return replace(task, objective=replace(task.objective, steps=steps))
 
 
 def validate(net: nn.Module, val: Split, task: Task) -> dict[str, float]:
@@ -149,60 +169,3 @@ def validate(net: nn.Module, val: Split, task: Task) -> dict[str, float]:
         )
         row["val_robust"] = float(robust.double().mean())
     return row
-
-
-class _Best:
-    """The weights of the best epoch so far: highest robust (else clean) validation accuracy."""
-
-    def __init__(self) -> None:
-        self.score = torch.tensor(-1.0, dtype=torch.float64)
-        self.tensors: dict[str, Tensor] = {}
-
-    def offer(self, net: nn.Module, row: Mapping[str, float]) -> None:
-        score = row.get("val_robust", row["val_clean"])
-        # Equal scores go to the later epoch: it has seen more of the schedule.
-        if score >= float(self.score):
-            self.score.fill_(score)
-            self.tensors = {key: value.clone() for key, value in net.state_dict().items()}
-
-    def load(self, net: nn.Module) -> None:
-        net.load_state_dict(self.tensors, strict=True)
-
-
-def _pack(
-    net: nn.Module, optimiser: torch.optim.Optimizer, state: State, best: _Best | None
-) -> dict[str, Tensor]:
-    """All that the next epoch depends on, as one flat dict of tensors."""
-    tensors = {f"net/{key}": value for key, value in net.state_dict().items()}
-    tensors |= {f"method/{key}": value for key, value in state.items()}
-    for index, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{index}/{key}": value for key, value in slots.items()}
-    if best:
-        tensors |= {"best_score": best.score}
-        tensors |= {f"best/{key}": value for key, value in best.tensors.items()}
-    return {key: value.detach().cpu().clone() for key, value in tensors.items()}
-
-
-def _unpack(
-    tensors: dict[str, Tensor],
-    net: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    state: State,
-    best: _Best | None,
-) -> None:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    net.load_state_dict(part("net/"), strict=True)
-    for key, value in part("method/").items():
-        state[key].copy_(value)
-    slots: dict[int, dict[str, Any]] = {}
-    for key, value in part("optimiser/").items():
-        index, name = key.split("/", 1)
-        slots.setdefault(int(index), {})[name] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": slots, "param_groups": groups})
-    if best:
-        best.score.copy_(tensors["best_score"])
-        device = next(net.parameters()).device
-        best.tensors = {key: value.to(device) for key, value in part("best/").items()}

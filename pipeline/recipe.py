@@ -57,6 +57,7 @@ class Training(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup: float = Field(default=0.0, ge=0, lt=1)
+    rise: float = Field(default=0.0, ge=0, le=1)
     validate_every: int = Field(default=1, ge=0)
 
     def schedule(self) -> Schedule:

@@ -94,6 +94,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
             "momentum": 0.5,
             "weight_decay": 0.5,
             "warmup": 0.77,
+            "rise": 0.77,
             "validate_every": 77,
         }.items()
     },

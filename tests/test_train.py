@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -85,7 +85,11 @@ def searching(net: nn.Module, memory: Memory) -> Trained:
     return fit(net, IMAGES, make_task(), SCHEDULE, memory, method)
 
 
-every_run = pytest.mark.parametrize("run", [plain, selecting, held, searching])
+def fast(net: nn.Module, memory: Memory) -> Trained:
+    return fit(net, IMAGES, make_task(name="fgsm-rs"), replace(SCHEDULE, rise=1.0), memory)
+
+
+every_run = pytest.mark.parametrize("run", [plain, selecting, held, searching, fast])
 
 
 @every_run

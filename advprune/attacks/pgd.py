@@ -69,13 +69,13 @@ def check_steps(steps: int) -> None:
 def starting_point(x: Images, threat: Threat, rng: ImageRandom, start: Start) -> Images:
     """Where the attack begins: a point of the ball for each image, from its own stream."""
     if start == "uniform":
-        return threat.project(x + _within(threat, rng, x.shape[1:]), x)
+        return threat.project(x + uniform_offsets(threat, rng, x.shape[1:]), x)
     if start == "gaussian":
         return threat.project(x + 0.001 * rng.normal(*x.shape[1:]), x)
     return x.detach().clone()
 
 
-def _within(threat: Threat, rng: ImageRandom, shape: tuple[int, ...]) -> Tensor:
+def uniform_offsets(threat: Threat, rng: ImageRandom, shape: tuple[int, ...]) -> Tensor:
     """Offsets that are uniform over the ball, float32 (N, C, H, W)."""
     if threat.norm == "linf":
         return threat.eps * (2.0 * rng.uniform(*shape) - 1.0)

@@ -99,6 +99,10 @@ def write_history(context: Context, trained: Trained) -> None:
 
 
 def last_metrics(trained: Trained) -> Metrics:
-    """The measurements on the validation split after the last epoch."""
+    """The measurements on the validation split after the last epoch, and what went wrong."""
     last = trained.history[-1] if trained.history else {}
-    return {key: round(value, 6) for key, value in last.items() if key.startswith("val_")}
+    metrics = {key: round(value, 6) for key, value in last.items() if key.startswith("val_")}
+    for row in trained.history:
+        if "overfitted" in row:
+            metrics["overfitted_in_epoch"] = row["epoch"]
+    return metrics

@@ -1,5 +1,7 @@
 """Every check can fail, for the reason that it is there for, and is silent otherwise."""
 
+import cProfile
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -114,6 +116,23 @@ def test_a_forward_that_draws_or_descends_is_invalid(name: str) -> None:
     state = torch.get_rng_state()
     assert model.plain_forward(restless).status == "INVALID"
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_forward_is_watched_beside_a_profiler_and_leaves_it_running() -> None:
+    profiler = cProfile.Profile()
+    with profiler:
+        found = [
+            model.plain_forward(probe(make_targets(MASKED[name]()))).status
+            for name in ("rounded activations", "inner optimisation")
+        ]
+    assert found == ["OK", "INVALID"]
+    calls = {
+        entry.code.co_name: entry.callcount
+        for entry in profiler.getstats()
+        if not isinstance(entry.code, str)
+    }
+    assert calls["plain_forward"] == 2
+    assert sys.getprofile() is None
 
 
 def test_one_step_must_not_beat_many() -> None:

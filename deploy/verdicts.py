@@ -23,6 +23,11 @@ SCHEMA = 2
 LARGEST_FILE = 64_000_000  # bytes; 10,000 images under ten attacks take 20 kB
 
 
+def verdict_file(engine: str) -> str:
+    """The name of an engine's file among those of a run."""
+    return f"verdicts.{engine}.json"
+
+
 class Outdated(DeployError):
     """A file of an older schema: its protocol meant something else, so nothing is read of it."""
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 from advprune.data import ImageSet, Split
 from deploy.gate_outlook import Outlook, outlook
@@ -109,6 +110,7 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     net = fresh(recipe, images).to(device)
     probe: Split = images.train.to(device)
 
+    @cache  # most stages share one objective
     def seconds_per_image(objective: Objective) -> float:
         chosen = slice(0, min(_PROBE, len(probe)))
         floats = probe.images[chosen].float() / 255

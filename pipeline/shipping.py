@@ -20,7 +20,7 @@ from deploy.gate import EXIT_CODES
 from deploy.recording import Recording
 from deploy.recording import load as load_recording
 from deploy.runtime import EdgeModel, load
-from deploy.verdicts import Verdicts, read
+from deploy.verdicts import Verdicts, read, verdict_file
 from export import graph
 from export.engine_card import describe
 from pipeline.stage import Context
@@ -28,7 +28,7 @@ from pipeline.stages.export import ENGINE, LARGEST_BATCH, X86, engines_of
 from pipeline.stages.gate import GATED
 from pipeline.stages.quantize import FLOAT, INT8
 from pipeline.stages.training import images_of
-from pipeline.stages.verify import RECORDING, verdict_file
+from pipeline.stages.verify import RECORDING
 
 CARD, BOM = "model_card.md", "mlbom.cdx.json"
 # What runs on a device, where nothing of this package is: its name there, and its module.

@@ -32,7 +32,6 @@ COMMANDS = (
     "models",
     "doctor",
 )
-HEAVY = ("torch", "numpy", "pydantic", "onnx", "onnxruntime", "safetensors", "jinja2", "scipy")
 
 
 @pytest.fixture(autouse=True)
@@ -46,36 +45,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # Help -------------------------------------------------------------------------------------------
-
-SHOW = """
-import sys
-from pipeline.cli import main
-for words in sys.argv[1:]:
-    try:
-        main(words.split())
-    except SystemExit as end:
-        assert end.code == 0, words
-print(*sys.modules)
-"""
-
-
-def imported(*commands: str, before: str = "") -> set[str]:
-    """The heavy modules that a fresh process has imported after these commands."""
-    words = [sys.executable, "-c", before + SHOW, *commands]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    heavy: set[str] = set(HEAVY)
-    return heavy & set(done.stdout.splitlines()[-1].split())
-
-
-def test_help_imports_nothing_heavy() -> None:
-    assert imported("--help") == set()
-    # Typer itself takes pydantic to parse the words of a command, but nothing of ours does.
-    assert imported(*(f"{command} --help" for command in COMMANDS)) <= {"pydantic"}
-
-
-def test_the_check_for_heavy_imports_would_notice_one() -> None:
-    assert imported("--help", before="import numpy") == {"numpy"}
 
 
 def test_the_installed_command_is_this_one() -> None:

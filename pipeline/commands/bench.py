@@ -18,13 +18,13 @@ from deploy.outcome import percent
 from deploy.runtime import EdgeModel, load, runtime_for
 from deploy.single_stream import single_stream
 from deploy.statistics import share
-from deploy.verdicts import read
+from deploy.verdicts import read, verdict_file
 from deploy.words import interval, number, size
 from export.check import operator_counts
 from pipeline.commands.results import context_of
 from pipeline.files import sha256
 from pipeline.stage import Artifact
-from pipeline.stages.verify import CALLS, WARMUP_S, files_to_time, pixels_to_time, verdict_file
+from pipeline.stages.verify import CALLS, WARMUP_S, files_to_time, pixels_to_time
 
 # Operators that do the arithmetic of a network, as any of the runtimes name them.
 _KERNELS = ("Conv", "Gemm", "MatMul", "FullyConnected")

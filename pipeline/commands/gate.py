@@ -18,14 +18,10 @@ from deploy.gate_outputs import (
     to_markdown,
     write_outputs,
 )
-from deploy.gate_speed import ratios
 from deploy.outcome import GateResult
 from deploy.policies import Terms
-from deploy.verdicts import Verdicts, read
-from pipeline.commands.results import context_of
-from pipeline.stages.export import engines_of
+from deploy.verdicts import Verdicts, read, verdict_file
 from pipeline.stages.gate import GATED, judge
-from pipeline.stages.verify import pixels_to_time, verdict_file
 from pipeline.store import open_run
 
 
@@ -102,6 +98,12 @@ def _accepted(values: dict[str, Any]) -> tuple[Verdicts | None, Verdicts | None]
 
 
 def _side_by_side(run: Path, previous: Path, baseline: Verdicts) -> list[float]:
+    # Only here are engines run; the rest of the gate reads files, and needs no torch for that.
+    from deploy.gate_speed import ratios
+    from pipeline.commands.results import context_of
+    from pipeline.stages.export import engines_of
+    from pipeline.stages.verify import pixels_to_time
+
     context = context_of(run)
     engine = engines_of(context["export"].check())[GATED]
     return ratios(engine, previous, baseline, pixels_to_time(context))

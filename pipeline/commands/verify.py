@@ -11,12 +11,12 @@ from rich.console import Console
 from advprune.evaluate import InvalidEvaluation
 from deploy.findings import show
 from deploy.suites import suite
-from deploy.verdicts import read
+from deploy.verdicts import read, verdict_file
 from deploy.verify import Verification
 from pipeline.commands.results import context_of
 from pipeline.files import make_folder
 from pipeline.stage import Context
-from pipeline.stages.verify import attack, record, verdict_file
+from pipeline.stages.verify import attack, record
 
 
 def verify(run: Path, suite_name: str | None, as_json: bool) -> int:

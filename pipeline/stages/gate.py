@@ -1,22 +1,24 @@
 """Stage 8: may this engine ship? Against a baseline where there is one, else against its float."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deploy.gate import EXIT_CODES, evaluate, read_accepted
 from deploy.gate_outputs import write_outputs
 from deploy.outcome import GateResult
 from deploy.policies import Terms
-from deploy.verdicts import Verdicts, read
+from deploy.verdicts import Verdicts, read, verdict_file
 from pipeline.files import sha256
-from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
-from pipeline.stages.verify import verdict_file
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 GATED = "int8"
 REFERENCE = "fp32"
 
 
-def stage(recipe: Recipe) -> Stage:
+def stage(recipe: "Recipe") -> Stage:
     """Raises DeployError as `Terms` and `read_accepted`, before anything else is done."""
     asked = recipe.gate
     terms = asked.terms()

@@ -7,12 +7,12 @@ from typing import Any
 from advprune.masks import counts, load_masks, sparsity_of
 from deploy.report import render_html, render_markdown
 from deploy.statistics import share
-from deploy.verdicts import read
+from deploy.verdicts import read, verdict_file
 from pipeline.files import write_bytes, write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
 from pipeline.stages.finetune import STRUCTURE
-from pipeline.stages.verify import DENSE, FINDINGS, MEASUREMENTS, verdict_file
+from pipeline.stages.verify import DENSE, FINDINGS, MEASUREMENTS
 
 _NEEDS = (
     "data",

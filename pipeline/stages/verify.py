@@ -18,7 +18,7 @@ from deploy.recording import save
 from deploy.replay import is_quantised, twin_name
 from deploy.runtime import load
 from deploy.suites import Settings
-from deploy.verdicts import Verdicts, write
+from deploy.verdicts import Verdicts, verdict_file, write
 from deploy.verify import Verification, verify
 from export.to_onnx import to_onnx
 from pipeline.devices import resolve_device
@@ -42,10 +42,6 @@ CALLS = 300
 FINDINGS = "verification.json"
 MEASUREMENTS = "measurements.json"
 RECORDING = "recording.npz"
-
-
-def verdict_file(engine: str) -> str:
-    return f"verdicts.{engine}.json"
 
 
 def stage(recipe: Recipe) -> Stage:

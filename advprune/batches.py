@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advprune.data import ImageSet, Split, as_float, augment
 from advprune.repro import ImageRandom, derive, generator
+from advprune.spans import span
 from advprune.types import Images, Labels
 
 
@@ -35,13 +36,14 @@ def batches(
     own = order.tensor_split(count)
     extra = _extra(images, seed, epoch, own)
     for chosen, beside in zip(own, extra, strict=True):
-        part = _take(images.train, chosen)
-        if images.extra is not None:
-            part = _join(part, _take(images.extra, beside))
-        random = ImageRandom(derive(seed, "images", epoch), part.indices)
-        floats = as_float(part.images)
-        if augmented:
-            floats = augment(floats, random.fork("augment"), images.augment)
+        with span("data"):
+            part = _take(images.train, chosen)
+            if images.extra is not None:
+                part = _join(part, _take(images.extra, beside))
+            random = ImageRandom(derive(seed, "images", epoch), part.indices)
+            floats = as_float(part.images)
+            if augmented:
+                floats = augment(floats, random.fork("augment"), images.augment)
         yield Batch(floats, part.labels, random.fork("attack"))
 
 

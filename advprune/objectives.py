@@ -4,8 +4,8 @@ The attack inside asks a view of the network in eval mode, see `attack_view`: gr
 to inputs only. Random starts belong to images, not to batches.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -19,6 +19,7 @@ from advprune.attacks.pgd import Start, ascent, pgd, uniform_offsets
 from advprune.batches import Batch
 from advprune.errors import Refused
 from advprune.precision import Precision, answer
+from advprune.spans import span
 from advprune.types import Classifier, Images, Labels, Logits, Threat
 
 ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm"]
@@ -86,11 +87,12 @@ class Objective:
         """What the network in training mode answers, float32 with gradients."""
         return answer(net, images, self.precision)
 
-    def asked(self, net: nn.Module, images: Images) -> AbstractContextManager[Classifier]:
+    @contextmanager
+    def asked(self, net: nn.Module, images: Images) -> Iterator[Classifier]:
         """The network as the attack on these images asks it; it must not change meanwhile."""
-        if self.view is None:
-            return as_it_is(net, self.precision)
-        return self.view.of(net, images)
+        view = self.view.of(net, images) if self.view else as_it_is(net, self.precision)
+        with span("attack"), view as model:
+            yield model
 
 
 def natural(objective: Objective, net: nn.Module, batch: Batch) -> Loss:

@@ -11,6 +11,7 @@ from advprune.data import ImageSet
 from advprune.frozen import same_modes
 from advprune.method import Progress, PruningMethod, Task
 from advprune.repro import seeded
+from advprune.spans import span
 from advprune.train import Observer, Trained
 
 PREFIX = "scores/"
@@ -51,7 +52,7 @@ def survey(
         for index, batch in zip(range(count), pass_, strict=False):
             if index < done:
                 continue
-            with seeded(task.seed, "layers", index):
+            with span("scores"), seeded(task.seed, "layers", index):
                 scores = method.assess(net, batch, task)
             for name, score in scores.items():
                 key = PREFIX + name

@@ -19,6 +19,7 @@ from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
+from advprune.spans import span
 from advprune.watchdog import Watchdog
 
 
@@ -126,14 +127,20 @@ def fit(
                 step = epoch * epoch_steps + index
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule.rate((step + 0.5) / optimisation.steps)
-                loss = method.loss(net, state, batch, now) if method else now.objective(net, batch)
+                with span("loss"):
+                    loss = (
+                        method.loss(net, state, batch, now) if method else now.objective(net, batch)
+                    )
                 meter.add(loss, len(batch.labels))
                 optimiser.zero_grad(set_to_none=True)
-                loss.value.backward()
-                optimiser.step()
+                with span("backward"):
+                    loss.value.backward()
+                with span("optimiser"):
+                    optimiser.step()
                 progress = Progress(step + 1, optimisation.steps, epoch_steps)
                 if method:
-                    method.update(net, state, progress, task)
+                    with span("masks"):
+                        method.update(net, state, progress, task)
                 observer.step(progress, {"loss": meter.latest})
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         if watchdog and not watchdog.fallen:
@@ -159,6 +166,7 @@ def _eased(task: Task, schedule: Schedule, epoch: int) -> Task:
     return replace(task, objective=replace(task.objective, steps=steps))
 
 
+@span("validation")
 def validate(net: nn.Module, val: Split, task: Task) -> dict[str, float]:
     """Clean and, under an adversarial objective, robust accuracy on the validation split."""
     clean = survival(net, val)

@@ -16,6 +16,7 @@ from advprune.epochs import Best
 from advprune.evaluate import accuracy, survival
 from advprune.method import Task
 from advprune.repro import derive
+from advprune.spans import span
 
 IMAGES = 512  # of the validation split that an epoch is judged by
 FALL = 0.5  # of the best robust accuracy so far; what training loses by chance is far less
@@ -34,6 +35,7 @@ class Watchdog:
         self._best = Best()
         self.fallen = False
 
+    @span("validation")
     def look(self, net: nn.Module) -> float:
         """Robust accuracy of the network as it comes, in [0, 1]; after a fall the best is back."""
         objective = self._task.objective

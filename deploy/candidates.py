@@ -22,6 +22,7 @@ from advprune.attacks.spec import parse
 from advprune.attacks.square import square
 from advprune.evaluate import craft
 from advprune.repro import derive
+from advprune.spans import span
 from advprune.types import Classifier, Images, Threat
 from deploy.parallel import each
 from deploy.replay import Bpda, Targets, is_quantised, reachable
@@ -139,7 +140,8 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
         # A network of its own for each thread: attacks put what they ask into another mode.
         model = deepcopy(one.model) if one.asks == "twin" else one.model
         seed = derive(settings.seed, one.name)
-        return craft(model, targets.split, one.threat, seed, one.attack, settings.batch_size)
+        with span(f"crafting {one.name}"):
+            return craft(model, targets.split, one.threat, seed, one.attack, settings.batch_size)
 
     # What asks two at once comes first and alone, and so do attacks that draw from global
     # generators. Then the engines and the longest attacks, so that none is waited for at the end.

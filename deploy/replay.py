@@ -15,6 +15,7 @@ from advprune.data import Split, as_float
 from advprune.errors import Refused
 from advprune.evaluate import is_correct, predict
 from advprune.folding import folded
+from advprune.spans import span
 from advprune.types import Classifier, Images, Logits, Threat
 
 
@@ -39,7 +40,8 @@ def classifier(engine: Engine) -> Classifier:
     """The engine as a function of float32 (N, C, H, W) tensors in [0, 1]; it has no gradient."""
 
     def logits(images: Images) -> Logits:
-        answer = engine.predict(images.detach().cpu().contiguous().numpy())
+        with span("engine"):
+            answer = engine.predict(images.detach().cpu().contiguous().numpy())
         return torch.from_numpy(np.asarray(answer, dtype=np.float32)).to(images.device)
 
     return logits
@@ -154,6 +156,7 @@ class Targets:
             return candidates
         return deliverable(candidates, self.x, threat, self.engines[name])
 
+    @span("replay")
     def logits(self, candidates: Images, threat: Threat) -> dict[str, Logits]:
         """What every model answers to the candidates, one for each image of the split."""
         return {

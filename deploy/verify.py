@@ -21,6 +21,7 @@ from advprune.data import Split
 from advprune.errors import Refused
 from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy, search
 from advprune.repro import derive
+from advprune.spans import span
 from advprune.types import Images, Logits, Threat
 from deploy.candidates import Planned, direct_name, find, plan, transfer_name
 from deploy.curves import along, distances, security_curve
@@ -159,7 +160,8 @@ def _nearest(targets: Targets, settings: Settings) -> dict[str, tuple[str, Neare
 
     def run(name: str) -> Nearest:
         net, seed = deepcopy(targets.twins[names[name]]), derive(settings.seed, name)
-        return search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
+        with span(f"crafting {name}"):
+            return search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
 
     found = each(run, list(names))
     return {name: (names[name], end) for name, end in zip(names, found, strict=True)}

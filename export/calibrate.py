@@ -18,6 +18,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from advprune.errors import BadData, Incompatible
+from advprune.spans import span
 
 Method = Literal["minmax", "entropy", "percentile"]
 FEWEST_IMAGES = 128
@@ -33,6 +34,7 @@ _METHODS = {
 _BATCH = 32
 
 
+@span("calibration")
 def magnitudes(
     model: ModelProto, calibration: NDArray[np.float32], method: Method, operators: set[str]
 ) -> dict[str, float]:

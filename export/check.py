@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from advprune.errors import BadData, Incompatible
 from advprune.evaluate import SAME_LOGITS
+from advprune.spans import span
 from export import graph
 
 # A product of two activations, as in attention, may stay float: it has no weights.
@@ -49,6 +50,7 @@ def parity(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> dict[
     }
 
 
+@span("parity")
 def assert_same_function(first: Path, others: Sequence[Path], images: NDArray[np.float32]) -> None:
     """Encodings of one quantised function: the same bits, where every node runs as written.
 

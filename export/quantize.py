@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from advprune.errors import BadData, Incompatible
+from advprune.spans import span
 from export import graph
 from export.calibrate import Method, magnitudes
 from export.rounding import LARGEST_CODE, SMALLEST_SCALE, round_bias, round_weight
@@ -24,6 +25,7 @@ _SAME_SCALE = {"MaxPool", "Reshape", "Flatten"}
 _CLIPPING = {"Relu", "Clip"}
 
 
+@span("conversion")
 def quantize(
     float_onnx: Path, calibration: NDArray[np.float32], out_path: Path, method: Method = "minmax"
 ) -> None:

@@ -10,12 +10,14 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from advprune.errors import Incompatible
+from advprune.spans import span
 from export import graph
 
 OPSET = 20
 LARGEST_BATCH = 4096
 
 
+@span("conversion")
 def to_onnx(net: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
     """Export what the network computes in evaluation mode, BatchNorm folded into convolutions.
 

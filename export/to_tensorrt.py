@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advprune.errors import CannotCreate, Incompatible, Refused, StorageFailed, Unavailable
+from advprune.spans import span
 from export import graph
 from export.build_engine import Refused as NotBuilt
 from export.build_engine import TensorRt, beside, stored_timings, write_atomic
@@ -44,6 +45,7 @@ class Skipped:
     reason: str
 
 
+@span("conversion")
 def build_engine(
     onnx_path: Path, out_path: Path, shape: tuple[int, int, int], options: BuildOptions, gpu: Gpu
 ) -> Built | Skipped:

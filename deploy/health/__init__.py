@@ -17,6 +17,7 @@ H25 the model was not changed
 al. 2022, and the test of Zimmermann et al. 2022.)
 """
 
+from advprune.spans import span
 from deploy.health import engines, gradients, model, planted, strength
 from deploy.health.check import Check, Evidence, Probe, Status
 from deploy.replay import Targets
@@ -24,6 +25,7 @@ from deploy.replay import Targets
 __all__ = ["Check", "Evidence", "Status", "check_health"]
 
 
+@span("health")
 def check_health(targets: Targets, evidence: Evidence) -> list[Check]:
     """All checks, in the order of their numbers.
 

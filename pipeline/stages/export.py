@@ -7,6 +7,7 @@ import numpy as np
 from advprune.data import ImageSet, as_float
 from advprune.errors import Incompatible, NotFound
 from advprune.evaluate import predict
+from advprune.spans import span
 from deploy.runtime import load
 from export import graph
 from export.check import assert_fused, assert_same_function, parity
@@ -90,6 +91,7 @@ def stage(recipe: Recipe) -> Stage:
     return Stage("export", ("data", "finetune", "quantize"), config, run, version=3)
 
 
+@span("parity")
 def _float_parity(context: Context, images: ImageSet) -> Metrics:
     """The float file must be the float network; what 8 bits cost is measured by `verify`."""
     net = network_of(context, "finetune")

@@ -12,6 +12,7 @@ from advprune.attacks.pgd_worst import pgd_worst
 from advprune.coupling import couple
 from advprune.evaluate import craft
 from advprune.repro import derive
+from advprune.spans import span
 from advprune.vulnerability import exposure, footprint, latent_layers
 from deploy.suites import Settings
 from pipeline.stage import Context
@@ -20,6 +21,7 @@ from pipeline.stages.training import images_of, network_of
 DENSE, CUT = "dense", "cut"
 
 
+@span("latent")
 def compare(context: Context, settings: Settings) -> dict[str, Any]:
     """Exposure of both networks, and what is left of the dense one; shares in [0, 1]."""
     images, recipe = images_of(context), context.recipe

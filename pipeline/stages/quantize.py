@@ -23,6 +23,7 @@ from advprune.evaluate import craft, is_correct, predict, survives
 from advprune.method import Task
 from advprune.objectives import Objective
 from advprune.repro import derive
+from advprune.spans import span
 from advprune.train import Trained, fit
 from advprune.twin import differentiable
 from deploy.replay import classifier
@@ -123,6 +124,7 @@ def _objective(recipe: Recipe) -> Objective:
     return replace(recipe.robust_objective(recipe.quantize), precision="fp32")
 
 
+@span("judging")
 def _judge(path: Path, recipe: Recipe, images: ImageSet) -> tuple[float, float]:
     """Robust and clean accuracy, on images of no training, of the engine that would ship.
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advprune.data import as_float
+from advprune.spans import span
 from advprune.twin import differentiable
 from deploy.bench import interleaved, sizes
 from deploy.recording import save
@@ -131,6 +132,7 @@ def _health(verification: Verification) -> dict[str, Any]:
     }
 
 
+@span("latency")
 def time_engines(context: Context) -> dict[str, dict[str, Any]]:
     """Latency and throughput of every engine on test images, one thread, call by call in turn."""
     with files_to_time(context) as files:

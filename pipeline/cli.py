@@ -15,7 +15,7 @@ from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.exporting import export
 from pipeline.judging import gate
-from pipeline.options import RECIPE_OPTIONS, Option, method_options
+from pipeline.options import PROFILE, RECIPE_OPTIONS, Option, method_options
 
 app = typer.Typer(
     help="Prune vision models robustly, export them to 8 bits, and attack what ships.",
@@ -205,8 +205,8 @@ def _complain(message: str, code: int, words: list[str]) -> None:
 def _add_generated_commands(words: list[str]) -> None:
     """`run` and `plan` take the recipe's options, and those of the method that is named."""
     options = [*RECIPE_OPTIONS, *method_options(words)]
-    for body in (run, plan):
-        app.command(body.__name__)(_with_options(body, options))
+    app.command("run")(_with_options(run, [*options, PROFILE]))
+    app.command("plan")(_with_options(plan, options))
 
 
 def _with_options(body: Callable[..., int], options: list[Option]) -> Callable[..., int]:

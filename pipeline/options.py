@@ -61,6 +61,9 @@ RECIPE_OPTIONS: list[Option] = [
     Option("as_json", bool, "Print one JSON document instead of text.", default=False),
 ]
 
+# Of `run` alone: a plan has nothing to time.
+PROFILE = Option("profile", bool, "Write where the time went to RUN/profile.", default=False)
+
 
 def method_options(words: list[str]) -> list[Option]:
     """The fields of the method that the command line names, if it names one.

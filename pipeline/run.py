@@ -1,12 +1,15 @@
 """Carry out a plan: reuse what is there, make what is not, publish the run."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from advprune.repro import environment
+from advprune.train import Observer
 from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors, write_bytes
 from pipeline.plan import plan, run_name
+from pipeline.profile import Profile
 from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
@@ -24,8 +27,13 @@ class Outcome:
     ran: list[str]
 
 
-def execute(recipe: Recipe, sources: Sources, runs: Path, screen: Screen) -> Outcome:
+def execute(
+    recipe: Recipe, sources: Sources, runs: Path, screen: Screen, profile: Profile | None = None
+) -> Outcome:
     """Run every stage that is not cached, in order.
+
+    Args:
+        profile: where to note the time of those that run; it changes none of their results.
 
     Raises:
         Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
@@ -41,10 +49,11 @@ def execute(recipe: Recipe, sources: Sources, runs: Path, screen: Screen) -> Out
         for stage in stages:
             found = store.find(stage, artifacts)
             if found is None:
-                with screen.running(stage.name) as (bar, task):
+                watching = profile.stage(stage.name) if profile else nullcontext(_unchanged)
+                with screen.running(stage.name) as (bar, task), watching as watched:
 
-                    def context(out: Path, bar=bar, task=task) -> Context:
-                        return Context(recipe, artifacts, out, Watch(out, bar, task))
+                    def context(out: Path, bar=bar, task=task, watched=watched) -> Context:
+                        return Context(recipe, artifacts, out, watched(Watch(out, bar, task)))
 
                     found = store.build(stage, artifacts, context, environment(device))
                 ran.append(stage.name)
@@ -57,3 +66,7 @@ def execute(recipe: Recipe, sources: Sources, runs: Path, screen: Screen) -> Out
         if not record.exists():  # else the same settings, perhaps read from this very file
             write_bytes(record, to_toml(recipe, sources).encode())
         return Outcome(folder, artifacts, ran)
+
+
+def _unchanged(observer: Observer) -> Observer:
+    return observer

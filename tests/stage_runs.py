@@ -1,11 +1,12 @@
 """The first stages of a small run, built one after the other."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress as Bar
 
+from advprune.train import Observer
 from pipeline.plan import plan
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
@@ -43,7 +44,7 @@ class Runner:
         self.stages = {stage.name: stage for stage in plan(recipe)}
         self.made: dict[str, Artifact] = {}
 
-    def build(self, name: str, watch: type[Watch] = Watch) -> Artifact:
+    def build(self, name: str, watch: Callable[..., Observer] = Watch) -> Artifact:
         bar = Bar(disable=True)
 
         def context(out: Path) -> Context:

@@ -87,6 +87,20 @@ def test_the_same_again_does_no_work_and_says_so(tiny: Tiny) -> None:
     assert (tiny.runs / "latest").resolve() == tiny.run
 
 
+def test_a_profile_tells_what_ran_from_what_was_there(tiny: Tiny) -> None:
+    document = tiny.again("--json").json
+    profiled = tiny.again("--profile", "--json")
+    assert profiled.json == document
+    assert profiled.err.count("cached: nothing to time") == len(STAGES)
+    assert f"{tiny.run.name}/profile/profile.md" in profiled.err
+
+    late = tiny.again("--profile", "--set", "gate.margin=0.02")
+    table = json.loads((tiny.runs / "latest" / "profile" / "profile.json").read_text())
+    ran = [stage["name"] for stage in table["stages"] if not stage["cached"]]
+    assert ran == ["gate", "report", "bundle"]
+    assert "profile.md" in late.out
+
+
 def test_the_recipe_of_a_run_makes_the_same_run(tiny: Tiny) -> None:
     before, record = tiny.store, tiny.run / "recipe.toml"
     text = record.read_text()

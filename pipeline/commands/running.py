@@ -8,8 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from deploy.report import terminal
-from pipeline.options import RECIPE_OPTIONS
+from pipeline.devices import resolve_device
+from pipeline.options import PROFILE, RECIPE_OPTIONS
 from pipeline.plan import Forecast, forecast
+from pipeline.profile import Profile
+from pipeline.profile_report import FOLDER, show, write_profile
 from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
@@ -22,7 +25,8 @@ def run(values: dict[str, Any]) -> int:
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
     screen.title(recipe.title(recipe.device))
-    outcome = execute(recipe, sources, values["runs"], screen)
+    profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
+    outcome = execute(recipe, sources, values["runs"], screen, profile)
     report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
     if values["as_json"]:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -30,6 +34,9 @@ def run(values: dict[str, Any]) -> int:
         terminal(report, screen.console)
     if not outcome.ran:
         screen.line("nothing to do: every stage was there already")
+    if profile:
+        show(write_profile(profile, outcome.artifacts, outcome.folder), screen.console)
+        screen.line(f"{outcome.folder}/{FOLDER}/profile.md")
     screen.line(f"{outcome.folder}/report.html")
     return int(outcome.artifacts["gate"].metrics["exit_code"])
 
@@ -61,7 +68,7 @@ def _plain(entry: Forecast) -> dict[str, Any]:
 
 
 def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:
-    own = {option.name for option in RECIPE_OPTIONS if not option.key}
+    own = {option.name for option in [*RECIPE_OPTIONS, PROFILE] if not option.key}
     keys = {option.name: option.key for option in RECIPE_OPTIONS if option.key}
     flags = {
         keys.get(name, f"options.{name}"): value

@@ -117,21 +117,20 @@ def hints(document: dict[str, Any]) -> list[str]:
             f"{peak['fp32'] / 1e9:,.0f} and bf16 {peak['bf16'] / 1e9:,.0f} GFLOP/s in a matrix "
             f"product, {peak['copy'] / 1e9:,.1f} GB/s in a copy"
         )
-    ran = [stage for stage in document["stages"] if not stage["cached"]]
-    total = sum(stage["seconds"] for stage in ran)
-    named = [
-        (found["seconds"], name, stage)
-        for stage in ran
-        for name, found in stage["spans"].items()
-        if name not in (OTHER, PROFILING)
-    ]
-    if named:
-        seconds, name, stage = max(named, key=lambda entry: entry[0])
-        traced = f"; open {stage['trace']} in ui.perfetto.dev" if stage["trace"] else ""
-        lines.append(
-            f"most of the time: {name} in {stage['name']}, {seconds:.1f} of {total:.1f} s "
-            f"({100 * seconds / total:.0f} %){traced}"
+    if ran := [stage for stage in document["stages"] if not stage["cached"]]:
+        total = sum(stage["seconds"] for stage in ran)
+        slowest = max(ran, key=lambda stage: stage["seconds"])
+        share = 100 * slowest["seconds"] / total
+        line = (
+            f"most of the time: {slowest['name']}, {slowest['seconds']:.1f} of {total:.1f} s "
+            f"({share:.0f} %)"
         )
+        named = [name for name in slowest["spans"] if name not in (OTHER, PROFILING)]
+        if named:
+            line += f", first of all {named[0]}, {slowest['spans'][named[0]]['seconds']:.1f} s"
+        if slowest["trace"]:
+            line += f"; open {slowest['trace']} in ui.perfetto.dev"
+        lines.append(line)
     return lines
 
 

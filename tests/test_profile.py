@@ -162,7 +162,7 @@ def test_the_table_names_what_took_longest_and_where_to_look() -> None:
 
     train = stage("finetune", "finetune.trace.json.gz", attack=6.0, backward=3.0, other=1.0)
     train["training"] = {"operations_per_second": 5e10, "share_of_peak": 0.5}
-    verify = stage("verify", None, other=20.0, engine=5.0)
+    verify = stage("verify", None, other=4.0, engine=1.0)
     document = {
         "device": "cpu",
         "threads": 2,
@@ -178,7 +178,14 @@ def test_the_table_names_what_took_longest_and_where_to_look() -> None:
     )
     assert "other 80 %, engine 20 %" in verified
     assert "2 threads: fp32 100 and bf16 400 GFLOP/s" in peak
-    assert "attack in finetune, 6.0 of 35.0 s (17 %); open finetune.trace.json.gz in" in hint
+    assert hint == (
+        "most of the time: finetune, 10.0 of 15.0 s (67 %), first of all attack, 6.0 s; "
+        "open finetune.trace.json.gz in ui.perfetto.dev"
+    )
+    verify["seconds"] = 30.0
+    assert hints(document)[1] == (
+        "most of the time: verify, 30.0 of 40.0 s (75 %), first of all engine, 1.0 s"
+    )
     assert "| finetune | 10.0 | attack 60 %, backward 30 %, other 10 % | 50.0 |" in to_markdown(
         document
     )

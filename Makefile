@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify bench gate baseline bundle report test test-slow test-tensorrt lint format lock doctor clean
+.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt lint format lock doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -39,9 +39,10 @@ help:
 	@echo "                 EXTRA=        a folder of more training images"
 	@echo "make plan        show the stages and what is cached, for the same variables"
 	@echo "make report      print the report of RUN=$(RUN)"
-	@echo "make verify      attack the engines of RUN anew;  make bench  time them"
+	@echo "make verify      attack the engines of RUN anew;  make latency  time them"
 	@echo "make gate        hold RUN against BASELINE=$(BASELINE);  make baseline REASON=  accept it as that"
 	@echo "make bundle      what ships of RUN, to be checked on the device;  ARGS=\"--sign key.pem --archive\""
+	@echo "make bench       measure every goal of speed into benchmarks/RESULTS.md;  ARGS=  names of some"
 	@echo "make test        the fast tests;  make test-slow  the slow ones"
 	@echo "make test-tensorrt  our calls against the published TensorRT bindings; fetches them"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
@@ -65,8 +66,14 @@ pipeline: setup
 plan: setup
 	@$(BIN)/advprune plan $(RECIPE)
 
-verify bench report bundle: setup
+verify report bundle: setup
 	@$(BIN)/advprune $@ $(RUN) $(ARGS)
+
+latency: setup
+	@$(BIN)/advprune bench $(RUN) $(ARGS)
+
+bench: setup
+	@$(BIN)/python benchmarks/goals.py $(ARGS)
 
 gate: setup
 	@$(BIN)/advprune gate $(RUN) --baseline $(BASELINE) $(ARGS)

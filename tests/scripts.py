@@ -1,7 +1,10 @@
 """The scripts of `benchmarks/` as modules."""
 
+import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -14,9 +17,21 @@ def script(name: str) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where its dataclasses look their annotations up
+    with _neighbours():
+        spec.loader.exec_module(module)
+    return module
+
+
+def reference(name: str) -> ModuleType:
+    """A published loop as stated in `benchmarks/reference/`."""
+    with _neighbours():
+        return importlib.import_module(f"reference.{name}")
+
+
+@contextmanager
+def _neighbours() -> Iterator[None]:
     sys.path.insert(0, str(SCRIPTS))
     try:
-        spec.loader.exec_module(module)
+        yield
     finally:
         sys.path.remove(str(SCRIPTS))
-    return module

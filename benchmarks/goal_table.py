@@ -33,7 +33,7 @@ class Goal:
     Attributes:
         what, against: cells of the table.
         bound: the least that the median must be, or the most if `most`.
-        measure: gives None where there is nothing to measure yet.
+        measure: of this machine, or quoted.
         unit: what stands behind the numbers.
         device: cpu or cuda.
         source: the command that wrote a quoted figure; "" if it is measured here.
@@ -42,7 +42,7 @@ class Goal:
     what: str
     against: str
     bound: float
-    measure: Callable[[], Spread | None]
+    measure: Callable[[], Spread]
     unit: str = "×"
     most: bool = False
     device: str = "cpu"

@@ -38,15 +38,13 @@ def steps(loop: str, device: str) -> Times:
     return training.compare(training.on(device, loop), rounds=5)
 
 
-def step(loop: str, precision: str, device: str = "cpu") -> Spread | None:
-    found = ratios(steps(loop, device)).get(f"ours, {precision}")
-    return None if found is None else spread(found)
+def step(loop: str, precision: str, device: str = "cpu") -> Spread:
+    return spread(ratios(steps(loop, device))[f"ours, {precision}"])
 
 
-def share(loop: str, precision: str, device: str) -> Spread | None:
+def share(loop: str, precision: str, device: str) -> Spread:
     found = training.shares(training.on(device, loop), steps(loop, device))
-    achieved = found.get(f"ours, {precision}")
-    return None if achieved is None else spread([100 * one for one in achieved])
+    return spread([100 * one for one in found[f"ours, {precision}"]])
 
 
 def ratio(compare: Callable[[], Times]) -> Spread:
@@ -199,8 +197,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in names:
         sys.stdout.write(f"measuring {name}\n")
         sys.stdout.flush()
-        if (found := GOALS[name].measure()) is not None:
-            outcomes[name] = GOALS[name].outcome(found)
+        outcomes[name] = GOALS[name].outcome(GOALS[name].measure())
         # After each of them: what an interrupted call has measured stays.
         write_section(SECTION, to_markdown(GOALS, outcomes), RESULTS)
     show(GOALS, outcomes, Console())

@@ -20,19 +20,19 @@ from reference.harp import harp_step, mask_layers
 from reference.training import Attack, pgd_step, trades_step
 from side_by_side import Contestant, Times, clock, conditions, race, spread, stopwatch, table
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from advprune.data import ImageSet, Split
+from advprune.flops import Flops
 from advprune.method import Progress, Task
 from advprune.methods.harp import Harp
 from advprune.models import Architecture, build, prunable
 from advprune.objectives import Objective
+from advprune.peak import measure
+from advprune.precision import Precision
 from advprune.train import Schedule, fit
 from advprune.types import Threat
 
-Precision = Literal["fp32"]
-PRECISIONS: tuple[Precision, ...] = ("fp32",)  # of ours
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")  # of ours
 
 RESNET18 = Architecture("resnet18", 10, (3, 32, 32), (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 TINY = Architecture("digits_resnet", 10, (1, 8, 8), (0.5,), (0.3,))
@@ -92,7 +92,7 @@ def ours(setting: Setting, read: Callable[[], float] | None = None) -> Contestan
     """What `read`, by default a clock, says of one step."""
     read = read or clock(setting.device)
     images = random_images(setting)
-    objective = Objective(setting.objective, THREAT, setting.steps)
+    objective = Objective(setting.objective, THREAT, setting.steps, precision=setting.precision)
     task = Task(objective, 0, setting.architecture.shape)
     schedule = Schedule(epochs=1, batch_size=setting.batch, lr=LR, validate_every=0)
     method = Harp(sparsity=1.0 - TARGET, annealing="gamma") if setting.masks else None
@@ -149,40 +149,15 @@ def compare(setting: Setting, rounds: int) -> Times:
     return race(contestants, rounds)
 
 
-class Counter(TorchDispatchMode):
-    """Floating-point operations so far, 2 for each multiply-add.
-
-    torch's own mode follows modules with hooks that refuse a gradient of the inputs alone.
-    """
-
-    flops = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.flops += formula(*args, **kwargs, out_val=out)
-        return out
-
-
 def flops(setting: Setting) -> float:
     """Of one step of ours."""
-    with Counter() as counter:
-        return ours(setting, lambda: counter.flops)()
-
-
-def matrix_rate(device: str, size: int) -> float:
-    """FLOP/s of a bf16 product of two square matrices, the best of five."""
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    seconds = race({"product": stopwatch(lambda: a @ a, device)}, 5)["product"]
-    return 2.0 * size**3 / min(seconds)
+    with Flops() as counter:
+        return ours(setting, lambda: sum(counter.by_type.values()))()
 
 
 def shares(setting: Setting, times: Times) -> dict[str, list[float]]:
     """Of ours: achieved FLOP/s over the rate of a bf16 matrix product on the device, by round."""
-    peak = matrix_rate(setting.device, 8192 if setting.device.startswith("cuda") else 2048)
+    peak = measure(setting.device).bf16
     work = {f"ours, {p}": flops(replace(setting, precision=p)) for p in PRECISIONS}
     return {name: [one / s / peak for s in times[name]] for name, one in work.items()}
 

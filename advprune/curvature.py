@@ -6,8 +6,8 @@ positions, inputs a (unfolded, d = I kh kw) and gradients g of the mean loss at 
     A = 1 / (B S^2) sum_{b,t} a a^T        G = B S sum_{b,t} g g^T
 
 A linear layer is the case S = 1. Neither is built: with R = conv(a, D), the product D A is the
-weight gradient of |R|^2 / 2, divided by B S^2. That is right for any stride, padding, dilation and
-number of groups, and takes O(O d) memory instead of O(d^2).
+gradient that R at the outputs gives the weight, divided by B S^2. That is right for any stride,
+padding, dilation and number of groups, and takes O(O d) memory instead of O(d^2).
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -75,12 +76,7 @@ def row_quadratic(
     Returns:
         The terms of the weights, in their shape, and those of the biases or None.
     """
-    with torch.enable_grad():
-        wanted = [change.detach().requires_grad_(True)]
-        if bias_change is not None:
-            wanted.append(bias_change.detach().requires_grad_(True))
-        response = _apply(layer, a.detach(), wanted[0], wanted[1] if len(wanted) > 1 else None)
-        products = torch.autograd.grad(0.5 * response.square().sum(), wanted)  # D A, times B S^2
+    products = _times_inputs(layer, a.detach(), change.detach(), bias_change)  # D A, times B S^2
     channels = 1 if isinstance(layer, nn.Conv2d) else g.dim() - 1
     over = [axis for axis in range(g.dim()) if axis != channels]
     positions = g.numel() // (g.shape[0] * g.shape[channels])  # S
@@ -91,8 +87,21 @@ def row_quadratic(
     return rows * change * products[0], bias_terms
 
 
-def _apply(layer: Layer, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if isinstance(layer, nn.Conv2d):
-        # Knows the layer's padding mode as well.
-        return layer._conv_forward(a, weight, bias)
-    return F.linear(a, weight, bias)
+def _times_inputs(
+    layer: Layer, a: Tensor, change: Tensor, bias_change: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """R a^T and the sum of R over images and positions, of R the layer's response to the change."""
+    if not isinstance(layer, nn.Conv2d):
+        response = F.linear(a, change, bias_change).flatten(0, -2)
+        return response.T @ a.flatten(0, -2), response.sum(dim=0)
+    padding = layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        a, padding = F.pad(a, layer._reversed_padding_repeated_twice, mode), 0
+    # Both are convolutions that read their inputs along the channels.
+    a = a.contiguous(memory_format=torch.channels_last)
+    change = change.contiguous(memory_format=torch.channels_last)
+    settings = (layer.stride, padding, layer.dilation, layer.groups)
+    response = F.conv2d(a, change, bias_change, *settings)
+    weights = conv2d_weight(a, change.shape, response, *settings)  # pyright: ignore
+    return weights, response.sum(dim=(0, 2, 3))

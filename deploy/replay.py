@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Protocol
 
@@ -149,6 +150,13 @@ class Targets:
     def digests(self) -> dict[str, str]:
         """By twin, SHA-256 of its weights and buffers."""
         return {name: _digest(twin) for name, twin in self.twins.items()}
+
+    def apart(self) -> "Targets":
+        """The same with twins of its own, for another thread: attacks change a network's mode."""
+        other = copy(self)
+        other.twins = deepcopy(self.twins)
+        other.models = {**self.models, **other.twins}
+        return other
 
     def deliver(self, name: str, candidates: Images, threat: Threat) -> Images:
         """The candidates of an attack under `threat` as this model receives them."""

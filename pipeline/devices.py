@@ -56,8 +56,7 @@ def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: str) -> Pre
 def use_threads(count: int | None) -> None:
     """Give torch this many CPU threads; None leaves all cores to it.
 
-    Threads wait for each other by spinning, so on a busy machine two of them can be tens of times
-    slower than one where the layers are tiny; and another count adds in another order.
+    Another count adds in another order, so a recipe that names one gives the same bits everywhere.
     """
     if count is not None:
         torch.set_num_threads(count)

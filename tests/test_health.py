@@ -308,13 +308,13 @@ def test_a_headline_that_spares_an_attack_is_invalid() -> None:
 
 def test_a_model_that_was_changed_is_invalid() -> None:
     targets = make_targets()
-    assert worst(model.unchanged(targets, made_up(targets))) == "OK"
+    assert worst(model.unchanged([targets])) == "OK"
     targets.twins["finetuned"].train()
-    assert worst(model.unchanged(targets, made_up(targets))) == "INVALID"
+    assert worst(model.unchanged([targets])) == "INVALID"
     targets.twins["finetuned"].eval()
     with torch.no_grad():
         next(targets.twins["finetuned"].parameters()).add_(1e-6)
-    assert worst(model.unchanged(targets, made_up(targets))) == "INVALID"
+    assert worst(model.unchanged([targets])) == "INVALID"
 
 
 def test_all_25_are_taken_in_order() -> None:

@@ -27,6 +27,7 @@ STAGES = (
 # As little training as leaves a network that 8 bits do not change much. Training through 8 bits has
 # tests of its own, and takes as long as all other training here.
 _SETTINGS = {
+    "threads": 1,  # as many tests run side by side as there are cores
     "limit_test": 200,
     "attack_steps": 2,
     "standard.epochs": 1,

@@ -17,9 +17,13 @@ H25 the model was not changed
 al. 2022, and the test of Zimmermann et al. 2022.)
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from advprune.spans import span
 from deploy.health import engines, gradients, model, planted, strength
 from deploy.health.check import Check, Evidence, Probe, Status
+from deploy.parallel import each
 from deploy.replay import Targets
 
 __all__ = ["Check", "Evidence", "Status", "check_health"]
@@ -32,37 +36,61 @@ def check_health(targets: Targets, evidence: Evidence) -> list[Check]:
     What belongs to a network alone is checked on every twin; what takes further attacks, on the
     twin of the last engine and on the first images.
     """
-    checks: list[Check] = []
-    for whole in (
-        strength.threat_kept,
-        strength.no_budget,
-        strength.unbounded,
-        strength.anchor,
-        model.deterministic,
-        model.gives_logits,
-        gradients.zero_gradient,
-    ):
-        checks += whole(targets, evidence)
-    for engine in targets.engines:
-        checks += engines.black_box(targets, evidence, engine)
-        checks += engines.agreement(targets, evidence, engine)
-        for single in (engines.transfer, engines.survives_rounding, engines.worst_case):
-            checks.append(single(targets, evidence, engine))
     probe = Probe(targets, evidence, list(targets.twin_of.values())[-1])
-    for probing in (
-        model.plain_forward,
-        strength.one_step,
-        strength.more_steps,
-        strength.more_starts,
-        strength.losses_agree,
-        strength.eps_matters,
-        gradients.uphill,
-        gradients.steady_loss,
-        planted.planted_hole,
-    ):
-        checks.append(probing(probe))
-    checks += gradients.path(probe)
-    checks += [strength.noise_loses(probe, engine) for engine in targets.engines]
+    # Alone: whoever draws meanwhile would be taken for the network. And what several ask for, once.
+    alone, _ = [model.plain_forward(probe)], probe.once
+    jobs: list[Callable[[Probe], list[Check]]] = [partial(_of_all, check) for check in _OF_ALL]
+    jobs += [partial(_of_engine, engine) for engine in targets.engines]
+    jobs += [partial(_of_one, check) for check in _OF_ONE]
+    jobs += [gradients.path]
+    jobs += [partial(_noise, engine) for engine in targets.engines]
+
+    def run(job: Callable[[Probe], list[Check]]) -> tuple[list[Check], Targets]:
+        own = probe.apart()
+        return job(own), own.targets
+
+    done = each(run, jobs)
+    checks = alone + [check for found, _ in done for check in found]
     # Last: it is about what all of the above have left behind.
-    checks += model.unchanged(targets, evidence)
+    checks += model.unchanged([targets, *(own for _, own in done)])
     return sorted(checks, key=lambda check: int(check.id[1:]))
+
+
+_OF_ALL = (
+    strength.unbounded,  # the longest ones first
+    strength.no_budget,
+    gradients.zero_gradient,
+    strength.threat_kept,
+    strength.anchor,
+    model.deterministic,
+    model.gives_logits,
+)
+_OF_ONE = (
+    strength.more_steps,
+    strength.eps_matters,
+    strength.more_starts,
+    planted.planted_hole,
+    strength.losses_agree,
+    gradients.steady_loss,
+    strength.one_step,
+    gradients.uphill,
+)
+
+
+def _of_all(check: Callable[[Targets, Evidence], list[Check]], probe: Probe) -> list[Check]:
+    return check(probe.targets, probe.evidence)
+
+
+def _of_one(check: Callable[[Probe], Check], probe: Probe) -> list[Check]:
+    return [check(probe)]
+
+
+def _of_engine(engine: str, probe: Probe) -> list[Check]:
+    given = probe.targets, probe.evidence, engine
+    pairs = [*engines.black_box(*given), *engines.agreement(*given)]
+    singles = (engines.transfer, engines.survives_rounding, engines.worst_case)
+    return [*pairs, *(single(*given) for single in singles)]
+
+
+def _noise(engine: str, probe: Probe) -> list[Check]:
+    return [strength.noise_loses(probe, engine)]

@@ -1,6 +1,7 @@
 """One sign of trouble, and what the checks have to go by."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
@@ -76,6 +77,13 @@ class Probe:
         every = torch.stack([by_model[direct] for by_model in evidence.survivors.values()])
         self.headline = every.all(dim=0)[:count] & self.right
         self.pgd = evidence.survivors[direct_name(direct)][direct][:count]
+
+    def apart(self) -> "Probe":
+        """The same with a twin of its own, for another thread."""
+        other = copy(self)
+        other.targets = self.targets.apart()
+        other.twin = other.targets.twins[self.name]
+        return other
 
     def __len__(self) -> int:
         return len(self.split)

@@ -78,11 +78,18 @@ def _gradient_calls(net: nn.Module, x: Images) -> int:
     return calls
 
 
-def unchanged(targets: Targets, evidence: Evidence) -> list[Check]:
-    """H25. The attacks left every twin as it was, and in eval mode."""
-    after = targets.digests()
-    moved = sum(after[name] != digest for name, digest in targets.before.items())
-    training = sum(module.training for twin in targets.twins.values() for module in twin.modules())
+def unchanged(versions: list[Targets]) -> list[Check]:
+    """H25. The attacks left every twin as it was, and in eval mode.
+
+    Args:
+        versions: the targets, and what each thread had of them for its own.
+    """
+    moved = training = 0
+    for targets in versions:
+        after = targets.digests()
+        moved += sum(after[name] != digest for name, digest in targets.before.items())
+        modules = [module for twin in targets.twins.values() for module in twin.modules()]
+        training += sum(module.training for module in modules)
     status: Status = "INVALID" if moved or training else "OK"
     what = "twins whose weights the attacks changed, and modules in training mode"
     return [Check("H25", what, moved + training, status)]

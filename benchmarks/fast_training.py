@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import torch
 from grid import write_section
-from side_by_side import conditions
 from torch import Tensor, nn
 
 from advprune.attacks.losses import cross_entropy, margin
@@ -68,7 +67,7 @@ class Outcome(NamedTuple):
 def recipe_of(settings: dict[str, str], seed: int, quick: bool) -> Recipe:
     given = [f"{key}={value}" for key, value in settings.items()]
     if quick:
-        given += ["limit_train=100", "limit_test=20", "attack_steps=2"]
+        given += ["limit_test=20", "attack_steps=2"]
         given += [f"{stage}.epochs=1" for stage in ("standard", "adversarial", "finetune")]
         given += ["prune.epochs=2"]
     flags = {"method": "harp", "sparsity": 0.5 if quick else 0.99, "seed": seed}
@@ -172,7 +171,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    text = f"{table(measure(seeds, options.quick))}\n\nSeeds {options.seeds}; {conditions(1)}."
+    text = f"{table(measure(seeds, options.quick))}\n\nSeeds {options.seeds}, torch {torch.__version__}."
     if not options.quick:
         write_section("fast", text, RESULTS)
     sys.stdout.write(text + "\n")

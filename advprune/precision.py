@@ -16,14 +16,16 @@ Precision = Literal["fp32", "bf16"]
 
 
 def answer(net: nn.Module, images: Images, precision: Precision) -> Logits:
-    """Logits in float32 of a network whose layers compute in this precision.
+    """Logits of a network whose layers compute in this precision.
 
-    What learns, batch statistics and the input are float32 as well.
+    What learns, batch statistics, the input and the logits are float32 in both.
 
     Raises:
         Refused: the precision is not known.
     """
     if precision not in get_args(Precision):
         raise Refused(f"precision: {precision!r} is not known; use fp32 or bf16")
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    if precision == "fp32":
+        return net(images)
+    with torch.autocast(images.device.type, torch.bfloat16):
         return net(images).float()

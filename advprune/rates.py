@@ -72,12 +72,6 @@ class Rated(Scored):
         # Broadcast over the mask, so the gradient of the density is the sum over the layer.
         return super().surrogate() + self.density()
 
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Keep what the density stands for, and select it anew."""
-        self.keep = max(1, kept_count(self.mask.numel(), 1.0 - float(self.density())))
-        self.refresh()
-
 
 def rated(net: nn.Module) -> dict[str, Rated]:
     """The layers, or groups of channels, with learned densities, by name."""
@@ -119,6 +113,16 @@ def project(
     if shift < 0.0 or not only_down:
         for masking in layers.values():
             masking.rate.add_(shift)
+
+
+@torch.no_grad()
+def follow(layers: Mapping[str, Rated]) -> None:
+    """Keep in every layer what its density stands for, and select it anew."""
+    # Together, so that a GPU is waited for once a step.
+    densities = torch.stack([masking.density() for masking in layers.values()]).tolist()
+    for masking, density in zip(layers.values(), densities, strict=True):
+        masking.keep = max(1, kept_count(masking.mask.numel(), 1.0 - density))
+        masking.refresh()
 
 
 @torch.no_grad()

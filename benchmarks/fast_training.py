@@ -171,7 +171,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    text = f"{table(measure(seeds, options.quick))}\n\nSeeds {options.seeds}, torch {torch.__version__}."
+    text = table(measure(seeds, options.quick))
+    text += f"\n\nSeeds {options.seeds}, torch {torch.__version__}."
     if not options.quick:
         write_section("fast", text, RESULTS)
     sys.stdout.write(text + "\n")

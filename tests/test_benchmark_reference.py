@@ -25,7 +25,7 @@ from advprune.methods.harp import Harp
 from advprune.methods.mad import saliency
 from advprune.objectives import Objective
 from advprune.optimisation import Optimisation
-from advprune.rates import rated
+from advprune.rates import follow, rated
 from advprune.types import Threat
 
 SPARSITY = 0.9
@@ -97,8 +97,8 @@ class Both:
                 drawn = torch.randn(layer.scores.shape, generator=draw)
                 layer.scores.copy_((8.0 * drawn).round() / 8.0 + 1.0 / 16.0)
                 layer.rate.copy_(torch.randn((), generator=draw))
-                layer.follow()
                 densities[name.removesuffix(".weight")] = 0.5
+        follow(self.layers)
         reference("harp").mask_layers(self.theirs, densities, self.method.least)
         with torch.no_grad():
             for masked, layer in zip(self.masked, self.layers.values(), strict=True):

@@ -15,7 +15,7 @@ from toy import generator, make_net
 from advprune.cost import of_sizes
 from advprune.masking import Scored, attach, prunable_weights
 from advprune.masks import kept_count
-from advprune.rates import Rated, land, overrun, project, rate_of, rated, shift_to_budget
+from advprune.rates import Rated, follow, land, overrun, project, rate_of, rated, shift_to_budget
 from advprune.repro import seeded
 
 SIZES = {name: weight.numel() for name, weight in prunable_weights(make_net()).items()}
@@ -189,7 +189,7 @@ def test_a_mask_follows_its_density_and_never_empties() -> None:
     for density, kept in [(0.305, 31), (0.3, 30), (0.9, 90), (0.001, 1)]:
         # A hair below, so that float32 does not round up to one weight more.
         masking.rate.data.fill_(rate_of(density * (1 - 1e-6), masking.floor))
-        masking.follow()
+        follow({"layer": masking})
         assert int(masking.mask.sum()) == kept
 
 

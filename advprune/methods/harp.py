@@ -43,7 +43,7 @@ from advprune.masks import kept_count
 from advprune.method import Progress, State, Task, register
 from advprune.objectives import Loss
 from advprune.optimisation import Optimisation, ParameterGroups
-from advprune.rates import DENSEST, Rated, cost_of, land, overrun, project, rated
+from advprune.rates import DENSEST, Rated, cost_of, follow, land, overrun, project, rated
 from advprune.semi_structured import ScoredFours, TwoOfFour
 from advprune.structured import AS_ONE, StructuredMethod
 from advprune.types import Masks
@@ -220,8 +220,7 @@ class Harp(StructuredMethod):
                 state["frozen"].fill_(True)
             else:
                 state["gamma"] += state["growth"]
-        for masking in layers.values():
-            masking.follow()
+        follow(layers)
 
     @torch.no_grad()
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:

@@ -9,7 +9,6 @@ constant weighs in; and how much of the seconds' variance a straight line explai
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from statistics import correlation, linear_regression, median
 
 import torch
+from preset import peak_memory
 from side_by_side import Times, conditions, race, spread, stopwatch
 from training import TINY, Setting, ours, tiny
 
@@ -120,7 +120,7 @@ def explained(sizes: Sizes) -> float:
 
 
 def memory(rounds: int) -> Times:
-    """Peak memory in kB of dense adversarial training and of HARP's search, in fresh processes."""
+    """Peak bytes of dense adversarial training and of HARP's search, in fresh processes."""
     return {kind: [_peak_of(kind) for _ in range(rounds)] for kind in ("dense", "search")}
 
 
@@ -130,17 +130,17 @@ def _peak_of(kind: str) -> float:
 
 
 def peak(setting: Setting) -> int:
-    """By how many kB two steps raise the most that this process ever held; once a process."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """By how many bytes two steps raise the most that this process ever held; once a process."""
+    before = peak_memory()
     ours(setting)()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return peak_memory() - before
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: only to try it out")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peak", choices=["search", "dense"], help="kB of one kind of step alone")
+    parser.add_argument("--peak", choices=["search", "dense"], help="bytes of one kind of step")
     options = parser.parse_args(words)
     base, rounds = tiny(Setting()) if options.quick else Setting(), options.rounds
     if options.peak:
@@ -164,8 +164,8 @@ def main(words: Sequence[str] | None = None) -> None:
             f"R^2 {explained(sizes):.4f}; {points}\n"
         )
     if not quick:  # a tiny network raises no peak
-        for kind, kilobytes in memory(rounds).items():
-            sys.stdout.write(f"memory, {kind}: {median(kilobytes) / 1e6:.2f} GB\n")
+        for kind, held in memory(rounds).items():
+            sys.stdout.write(f"memory, {kind}: {median(held) / 1e9:.2f} GB\n")
     sys.stdout.write(f"{conditions(rounds)}, fp32\n")
 
 

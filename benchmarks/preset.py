@@ -4,12 +4,12 @@
 
 `advprune run --method harp --sparsity 0.99` in a fresh folder and a process of its own: seconds of
 the whole command, seconds of each stage from its manifest, and the largest resident set of the
-process (stages run in it; of processes that it starts, the largest counts if it is larger still).
+process, in which all stages run.
 """
 
 import argparse
 import json
-import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,9 +70,24 @@ def command(words: Sequence[str]) -> tuple[int, float, int]:
     process = subprocess.Popen(
         [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, time.perf_counter() - started, 1024 * usage.ru_maxrss
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, peak_memory(process.pid))
+        time.sleep(0.01)
+    return process.returncode, time.perf_counter() - started, peak
+
+
+def peak_memory(process: int | str = "self") -> int:
+    """The largest resident set in bytes that a process has had; 0 when it is gone.
+
+    Not of `getrusage`: what a process was born with there is the memory of its parent.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return 1024 * int(found[1]) if found else 0
 
 
 def stages(runs: Path) -> dict[str, float]:

@@ -33,15 +33,15 @@ class StageProfile:
     Attributes:
         seconds: by span; together the seconds of the stage.
         memory: bytes, the largest resident set of the process during the stage.
-        step: operations of one training step, by type; empty where nothing was trained.
         steps: training steps whose time is in `seconds`: all but those that were counted or traced.
+        operations: of these steps, by type; empty where nothing was trained.
         trace: a gzipped Chrome trace.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     memory: int = 0
-    step: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    operations: dict[str, int] = field(default_factory=dict)
     trace: bytes | None = None
 
     @property
@@ -78,7 +78,10 @@ class Profile:
 
 
 class _Steps:
-    """Counts the operations of the first step of a stage and traces a few in its middle.
+    """Counts the operations of a step in every epoch and traces a few steps in the middle.
+
+    The second one of an epoch stands for its others: attacks may grow from epoch to epoch, and the
+    first step of all has things to prepare.
 
     Args:
         open_ones: closed when the stage ends.
@@ -89,31 +92,46 @@ class _Steps:
     ) -> None:
         self._inner, self._found, self._times = inner, found, times
         self._open, self._on_gpu = open_ones, on_gpu
-        self._flops = Flops()
+        self._flops: Flops | None = None  # while a step is counted
+        self._of_a_step: dict[str, int] = {}
+        self._owed = 0  # timed steps whose operations are not known yet
         self._traced = False
         self._until = 0  # the step that ends what looks into steps now; 0 while nothing does
 
     def restore(self) -> tuple[int, dict[str, Tensor], list[dict]] | None:
-        """A loop asks for its checkpoint right before its first step, which is counted."""
-        saved = self._inner.restore()
-        self._look_until(1, self._flops)
-        return saved
+        return self._inner.restore()
 
     def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
         self._inner.save(epoch, tensors, history)
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self._inner.step(progress, metrics)
-        self._found.step = self._flops.by_type
         if not self._until:
             self._found.steps += 1
+            self._owed += 1
         elif progress.step >= self._until:
             self._open.close()
             self._until = 0
+            if self._flops is not None:
+                self._of_a_step, self._flops = self._flops.by_type, None
+        self._credit()
         left = progress.steps - progress.step
-        if not self._until and left and left <= progress.steps // 2 and not self._traced:
+        if self._until or not left:
+            return
+        if progress.step % progress.epoch_steps == 1:
+            self._flops = Flops()
+            self._look_until(progress.step + 1, self._flops)
+        elif left <= progress.steps // 2 and not self._traced:
             self._traced = True
             self._look_until(progress.step + min(left, _TRACED), self._tracing())
+
+    def _credit(self) -> None:
+        """What timed steps have cost, as soon as a step has been counted."""
+        if self._of_a_step:
+            found = self._found.operations
+            for kind, count in self._of_a_step.items():
+                found[kind] = found.get(kind, 0) + count * self._owed
+            self._owed = 0
 
     def _look_until(self, step: int, looking: AbstractContextManager[object]) -> None:
         self._until = step

@@ -30,7 +30,7 @@ def write_profile(profile: Profile, stages: Iterable[str], run: Path) -> dict[st
     Returns:
         The content of profile.json.
     """
-    trained = any(stage.step for stage in profile.stages.values())
+    trained = any(stage.operations for stage in profile.stages.values())
     peak = measure(profile.device) if trained else None
     document = {
         "schema": 1,
@@ -67,19 +67,19 @@ def _stage(name: str, stage: StageProfile | None, peak: Peak | None) -> dict[str
         "seconds": seconds,
         "spans": {span: {"seconds": s, "share": s / seconds} for span, s in ordered},
         "memory_bytes": stage.memory,
-        "training": _training(stage, peak) if peak and stage.step and stage.steps else None,
+        "training": _training(stage, peak) if peak and stage.operations else None,
         "trace": _trace(name) if stage.trace else None,
     }
 
 
 def _training(stage: StageProfile, peak: Peak) -> dict[str, Any]:
-    operations = sum(stage.step.values()) * stage.steps
+    operations = sum(stage.operations.values())
     return {
         "steps": stage.steps,
-        "operations_per_step": stage.step,
+        "operations": stage.operations,
         "seconds": stage.training,
         "operations_per_second": operations / stage.training,
-        "share_of_peak": peak.seconds(stage.step) * stage.steps / stage.training,
+        "share_of_peak": peak.seconds(stage.operations) / stage.training,
     }
 
 

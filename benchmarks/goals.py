@@ -35,7 +35,7 @@ TEXTBOOK = "the textbook loop"
 
 @cache
 def steps(loop: str, device: str) -> Times:
-    return training.compare(training.on(device, loop), rounds=5)
+    return training.compare(training.on(device, loop), rounds=3)
 
 
 def step(loop: str, precision: str, device: str = "cpu") -> Spread:
@@ -56,13 +56,13 @@ def power(measure: Callable[[], growth.Sizes]) -> Spread:
 
 
 def memory() -> Spread:
-    peaks = growth.memory(rounds=3)
+    peaks = growth.memory(rounds=2)
     return spread([s / d for s, d in zip(peaks["search"], peaks["dense"], strict=True)])
 
 
 @cache
 def presets() -> list[preset.Cost]:
-    return [preset.run() for _ in range(3)]
+    return [preset.run() for _ in range(2)]
 
 
 def quoted(section: str, row: str, column: int) -> Spread:
@@ -123,16 +123,16 @@ GOALS: dict[str, Goal] = {
         for shape in saliency.SHAPES
     },
     "growth-images": of_growth(
-        "a HARP step", "images", partial(growth.images, growth.BATCHES, SETTING, 3)
+        "a HARP step", "images", partial(growth.images, growth.BATCHES, SETTING, 2)
     ),
     "growth-macs": of_growth(
         "a HARP step",
         "multiply-accumulates",
-        partial(growth.arithmetic, growth.SHARES, SETTING, 3),
+        partial(growth.arithmetic, growth.SHARES, SETTING, 2),
     ),
     "growth-masks": of_growth("a mask", "scores", partial(growth.scores, growth.SCORES, 3)),
     "growth-verification": of_growth(
-        "verification", "images", partial(growth.verification, growth.VERIFIED, Settings(), 3)
+        "verification", "images", partial(growth.verification, growth.VERIFIED, Settings(), 2)
     ),
     "memory-search": Goal(
         "peak memory of a HARP step, ResNet-18", "a dense step", 2.2, memory, most=True

@@ -36,10 +36,10 @@ from deploy.suites import Settings
 from deploy.verify import verify
 from export.to_onnx import to_onnx
 
-BATCHES = (8, 16, 32, 64, 128)
+BATCHES = (8, 16, 32, 64)
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the channels of ResNet-18
 SCORES = (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000)
-VERIFIED = (64, 128, 256, 512)
+VERIFIED = (64, 128, 256)
 KEPT = 0.1
 NEAR = Threat(0.001)  # too near for any image to leave the batch
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from advprune.frozen import OfWeights, affine_of, frozen
+from advprune.frozen import OfWeights, affine_of, frozen, same_modes
 from advprune.types import Images, Logits
 
 # What folding may cost by rounding: of the largest logit, of the length of all gradients.
@@ -56,8 +56,13 @@ class Folded(fx.GraphModule):
         """Take over the weights and statistics that `source` has now, in the types held here.
 
         Args:
-            source: the network that was traced, or one of the same structure.
+            source: the network that was traced, or one of the same structure; left as it is.
         """
+        with same_modes(source):
+            source.eval()  # some parametrisations move in training mode whenever they are asked
+            self._take_over(source)
+
+    def _take_over(self, source: nn.Module) -> None:
         for name in self._alone:
             here = self.get_submodule(name)
             scale, shift = affine_of(source.get_submodule(name))
@@ -102,11 +107,13 @@ def fold(net: nn.Module, images: Images) -> Folded | None:
         return None
     try:
         copy = Folded(net)
-    # Any network may refuse to be traced, each in its own way; then it stays as it is.
+        got = _probe(copy, images)
+    # Any network may refuse to be traced, or views of what is now in channels-last order, each in
+    # its own way; then it stays as it is.
     except Exception:
         return None
     with frozen(net):
-        expected, got = (_probe(one, images) for one in (net, copy))
+        expected = _probe(net, images)
     if expected is None or got is None:
         return None
     near = (got[0] - expected[0]).abs().max() <= _SAME * expected[0].abs().max().clamp_min(1.0)

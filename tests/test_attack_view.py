@@ -105,6 +105,16 @@ def test_nothing_of_the_network_moves() -> None:
     assert all(module.training for module in made.modules())
 
 
+def test_a_weight_that_moves_when_asked_is_asked_in_eval_mode() -> None:
+    made = conv_net().train()
+    nn.utils.parametrizations.spectral_norm(made[0])
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    with AttackView("fp32", 0).of(made, images(4)) as seen:
+        assert seen is not made
+    assert all(torch.equal(state[name], value) for name, value in made.state_dict().items())
+    assert all(module.training for module in made.modules())
+
+
 class Branching(nn.Module):
     """Cannot be traced: its graph depends on its input."""
 

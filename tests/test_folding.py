@@ -74,7 +74,18 @@ class Drawing(nn.Module):
         return x.flatten(1) + torch.rand(1)
 
 
-@pytest.mark.parametrize("net", [Branching(), Drawing()])
+class Viewing(nn.Module):
+    """Takes the values of a map as they lie in memory, in channels-first order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).view(len(x), -1)
+
+
+@pytest.mark.parametrize("net", [Branching(), Drawing(), Viewing()])
 def test_what_cannot_be_traced_is_copied_as_it_is(net: nn.Module) -> None:
     copy = folded(net, images(3))
     assert type(copy) is type(net)

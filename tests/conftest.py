@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Networks of a test start as they do when it runs alone, whatever ran before it."""
+def afresh() -> None:
+    """A test starts as it does when it runs alone, whatever ran before it."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # recipes may ask for more
 
 
 # Files whose tests share something that takes long to make -> the group that one worker has.

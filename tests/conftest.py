@@ -1,17 +1,21 @@
 """One thread per process: tests share their cores. One worker for files that share a run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
-def afresh() -> None:
+def afresh() -> Iterator[None]:
     """A test starts as it does when it runs alone, whatever ran before it."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # recipes may ask for more
+    yield
+    torch.set_num_threads(1)  # a recipe may have asked for more
 
 
 # Files whose tests share something that takes long to make -> the group that one worker has.

@@ -40,27 +40,40 @@ class AttackView:
         self._asked = asked
         self._net: nn.Module | None = None
         self._folded: Folded | None = None
-        self._model: Classifier = self._answer
+        self._model: Classifier | None = None
+
+    def prepare(self, net: nn.Module, images: Images) -> None:
+        """Find out whether `net` can be folded, before it learns.
+
+        A training that goes on from a checkpoint must come to the same answer as the one before,
+        so it must not ask a network that has learned since.
+
+        Args:
+            images: float32 (N, C, H, W); folding is tried on the first ones.
+        """
+        self._net, self._folded, self._model = net, fold(net, images[:8]), None
+        if self._folded is not None and self._precision == "bf16":
+            _lower(self._folded)
 
     @contextmanager
     def of(self, net: nn.Module, images: Images) -> Iterator[Classifier]:
         """`net` as a fixed function while this lasts; it must not change meanwhile.
 
         Args:
-            images: the batch, float32 (N, C, H, W); folding is tried on the first ones.
+            images: the batch, float32 (N, C, H, W); the first is the largest.
         """
         if net is not self._net:
-            self._net, self._folded = net, fold(net, images[:8])
-            if self._folded is not None and self._precision == "bf16":
-                _lower(self._folded)
-            if self._folded is not None and images.is_cuda:
-                self._model = launched(self._folded, images, self._precision, self._asked)
+            self.prepare(net, images)
         if self._folded is None:
             with as_it_is(net, self._precision) as model:
                 yield model
-        else:
-            self._folded.follow(net)
-            yield self._model
+            return
+        self._folded.follow(net)
+        if self._model is None:
+            self._model = self._answer
+            if images.is_cuda:
+                self._model = launched(self._folded, images, self._precision, self._asked)
+        yield self._model
 
     def _answer(self, x: Images) -> Logits:
         assert self._folded is not None

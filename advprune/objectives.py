@@ -79,9 +79,16 @@ class Objective:
             )
         return OBJECTIVES[self.name](self, net, batch)
 
-    def for_training(self, images: int) -> Self:
-        """The same with a view of its own, for one network that is to see so many images in all."""
-        return replace(self, view=AttackView(self.precision, images * self.steps))
+    def for_training(self, net: nn.Module, images: Images, shown: int) -> Self:
+        """The same with a view of its own of this network, as it is before it learns.
+
+        Args:
+            images: a few of those that it will see.
+            shown: how many it will see in all.
+        """
+        view = AttackView(self.precision, shown * self.steps)
+        view.prepare(net, images)
+        return replace(self, view=view)
 
     def logits(self, net: nn.Module, images: Images) -> Logits:
         """What the network in training mode answers, float32 with gradients."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advprune.batches import batches
-from advprune.data import ImageSet
+from advprune.data import ImageSet, as_float
 from advprune.frozen import same_modes
 from advprune.method import Progress, PruningMethod, Task
 from advprune.repro import seeded
@@ -37,7 +37,8 @@ def survey(
     Returns:
         The sums as "scores/<name of the weight>", which is the state that `finish` reads.
     """
-    task = replace(task, objective=task.objective.for_training(len(images.train)))
+    shown = as_float(images.train.first(8).images), len(images.train)
+    task = replace(task, objective=task.objective.for_training(net, *shown))
     full = math.ceil(len(images.train) / batch_size)
     count = method.batches_needed(full)
     every = math.ceil(count / _CHECKPOINTS)

@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from advprune.batches import batches
-from advprune.data import ImageSet, Split
+from advprune.data import ImageSet, Split, as_float
 from advprune.epochs import Best, pack, unpack
 from advprune.evaluate import survival
 from advprune.meter import Meter
@@ -103,8 +103,10 @@ def fit(
         momentum=schedule.momentum,
         images=len(images.train),
     )
-    task = replace(task, objective=task.objective.for_training(schedule.epochs * len(images.train)))
     state = method.start(net, task, optimisation) if method else {}
+    shown = schedule.epochs * len(images.train)
+    objective = task.objective.for_training(net, as_float(images.train.first(8).images), shown)
+    task = replace(task, objective=objective)
     if method:
         optimiser = method.optimiser(method.groups(net, optimisation), optimisation)
     else:

@@ -115,7 +115,7 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
         chosen = slice(0, min(_PROBE, len(probe)))
         floats = probe.images[chosen].float() / 255
         batch = Batch(floats, probe.labels[chosen], ImageRandom(0, probe.indices[chosen]))
-        objective, elapsed = objective.for_training(_PROBE), math.inf
+        objective, elapsed = objective.for_training(net, floats, _PROBE), math.inf
         for _ in range(3):  # the first one also pays for warming up
             started = time.perf_counter()
             objective(net, batch).value.backward()

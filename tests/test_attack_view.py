@@ -144,8 +144,9 @@ def test_a_network_that_cannot_be_folded_is_asked_as_it_is(precision: Precision)
 def test_an_objective_with_a_view_has_the_loss_and_gradient_of_one_without(name: str) -> None:
     plain = Objective(name, Threat(0.1), steps=3)  # pyright: ignore[reportArgumentType]
     found = []
-    for objective in (plain, plain.for_training(6)):
+    for viewed in (False, True):
         made = net(masked=True)  # anew: training moves the statistics that attacks see
+        objective = plain.for_training(made, X, 6) if viewed else plain
         loss = objective(made, first_batch())
         parameters = [p for p in made.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss.value, parameters)
@@ -159,8 +160,8 @@ def test_an_objective_with_a_view_has_the_loss_and_gradient_of_one_without(name:
 
 def test_training_in_half_precision_learns_in_single() -> None:
     made, other = net(masked=True), net(masked=True)
-    half = Objective("trades", Threat(0.1), steps=2, precision="bf16").for_training(6)
-    single = Objective("trades", Threat(0.1), steps=2).for_training(6)
+    half = Objective("trades", Threat(0.1), steps=2, precision="bf16").for_training(made, X, 6)
+    single = Objective("trades", Threat(0.1), steps=2).for_training(other, X, 6)
     loss = half(made, first_batch())
     loss.value.backward()
     assert loss.value.dtype == torch.float32

@@ -29,6 +29,12 @@ class Unavailable(Refused):
     exit_code = 69
 
 
+class OutOfMemory(Refused):
+    """More memory than the machine, its container or the GPU gives."""
+
+    exit_code = 71
+
+
 class CannotCreate(Refused):
     """An output that cannot be created."""
 

@@ -22,7 +22,7 @@ class Batch:
 
 
 def batches(
-    images: ImageSet, seed: int, epoch: int, count: int, *, augmented: bool = True
+    images: ImageSet, seed: int, epoch: int, count: int, *, augmented: bool = True, first: int = 0
 ) -> Iterator[Batch]:
     """The training images in `count` batches of nearly equal size, in the order of seed and epoch.
 
@@ -31,11 +31,12 @@ def batches(
 
     Args:
         augmented: crop and flip as the data set allows; else the images as they are.
+        first: the batch to begin with, counted from zero.
     """
     order = torch.randperm(len(images.train), generator=generator(seed, "order", epoch))
     own = order.tensor_split(count)
     extra = _extra(images, seed, epoch, own)
-    for chosen, beside in zip(own, extra, strict=True):
+    for chosen, beside in zip(own[first:], extra[first:], strict=True):
         with span("data"):
             part = _take(images.train, chosen)
             if images.extra is not None:

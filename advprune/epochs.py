@@ -1,4 +1,4 @@
-"""What an epoch hands on: the best weights so far, and all that the next one depends on."""
+"""What a step hands on: the best weights so far, and all that the next one depends on."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from advprune.method import State
 
 
 class Kept(Protocol):
-    """Something beside the network that the next epoch depends on."""
+    """Something beside the network that the next step depends on."""
 
     def pack(self) -> dict[str, Tensor]: ...
 
@@ -49,7 +49,7 @@ class Best:
 def pack(
     net: nn.Module, optimiser: torch.optim.Optimizer, state: State, kept: Mapping[str, Kept]
 ) -> dict[str, Tensor]:
-    """All that the next epoch depends on, as one flat dict of tensors on the CPU."""
+    """All that the next step depends on, as one flat dict of tensors on the CPU."""
     tensors = {f"net/{key}": value for key, value in net.state_dict().items()}
     tensors |= {f"method/{key}": value for key, value in state.items()}
     for index, slots in optimiser.state_dict()["state"].items():

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from advprune.errors import BadData
+from advprune.files import write
 from advprune.selection import top_on_device, top_on_host
 from advprune.types import Masks
 
@@ -71,7 +72,8 @@ def sparsity_of(masks: Masks) -> float:
 
 
 def save_masks(masks: Masks, path: Path) -> None:
-    save_file({name: mask.cpu().contiguous() for name, mask in masks.items()}, path)
+    """Raises StorageFailed or CannotCreate where the file cannot be written."""
+    write(path, save({name: mask.cpu().contiguous() for name, mask in masks.items()}))
 
 
 def load_masks(path: Path) -> Masks:

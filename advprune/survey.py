@@ -32,7 +32,8 @@ def survey(
 
     Args:
         images: on the device of the network; `train` is read.
-        observer: given the sums after every tenth of the pass, and asked for them at the start.
+        observer: given the sums after every tenth of the pass and when it asks for them, and asked
+            for them at the start.
 
     Returns:
         The sums as "scores/<name of the weight>", which is the state that `finish` reads.
@@ -47,18 +48,16 @@ def survey(
         device = next(net.parameters()).device
         done = saved[0]
         sums = {name: value.to(device) for name, value in saved[1].items()}
-    with same_modes(net):
+    with same_modes(net), observer.stepping():
         net.eval()
-        pass_ = batches(images, task.seed, 0, full, augmented=method.augmented)
-        for index, batch in zip(range(count), pass_, strict=False):
-            if index < done:
-                continue
+        pass_ = batches(images, task.seed, 0, full, augmented=method.augmented, first=done)
+        for index, batch in zip(range(done, count), pass_, strict=False):
             with span("scores"), seeded(task.seed, "layers", index):
                 scores = method.assess(net, batch, task)
             for name, score in scores.items():
                 key = PREFIX + name
                 sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
             observer.step(Progress(index + 1, count, count), {})
-            if (index + 1) % every == 0:
+            if (index + 1) % every == 0 or observer.due(index + 1):
                 observer.save(index + 1, dict(sums), [])
     return Trained(sums, [])

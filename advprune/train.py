@@ -6,6 +6,7 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from advprune.batches import batches
 from advprune.data import ImageSet, Split, as_float
-from advprune.epochs import Best, pack, unpack
+from advprune.epochs import Best, Kept, pack, unpack
 from advprune.evaluate import survival
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
@@ -57,14 +58,30 @@ class Schedule:
         return steps if epoch >= rising else 1 + int((steps - 1) * epoch / rising)
 
 
+Saved = tuple[int, dict[str, Tensor], list[dict]]
+
+
 class Observer(Protocol):
-    """Whoever watches: told after every step, given after every epoch what would be lost."""
+    """Whoever watches: told after every step, given at times what would be lost.
+
+    `save` is called after so many steps of the whole run, and `restore` gives back what the last
+    call was given, in another process perhaps. A history of fewer epochs than the steps make says
+    that the last of them is still to be measured.
+    """
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """Around steps: inside, whoever wants the run to stop waits for the next `save`."""
+        ...
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None: ...
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None: ...
+    def due(self, step: int) -> bool:
+        """Whether it wants a `save` after this step; it gets one after every epoch anyway."""
+        ...
 
-    def restore(self) -> tuple[int, dict[str, Tensor], list[dict]] | None: ...
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None: ...
+
+    def restore(self) -> Saved | None: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,8 @@ def fit(
         select: end with the weights of the epoch that was best on the validation split.
 
     Raises:
-        Refused: the loss became infinite or not a number.
+        Refused: the loss, a weight or a running statistic became infinite or not a number. Nothing
+            of that is saved.
     """
     epoch_steps = math.ceil(len(images.train) / schedule.batch_size)
     optimisation = Optimisation(
@@ -114,36 +132,47 @@ def fit(
     peaks = [group["lr"] for group in optimiser.param_groups]
     best = Best() if select else None
     watchdog = Watchdog(images.val, task) if task.objective.single_step else None
-    kept = {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
-    first, history = 0, []
+    meter = Meter(net, images.train.images.device)
+    kept: dict[str, Kept] = {"meter": meter}
+    kept |= {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
+    done, history = 0, []
     if (saved := observer.restore()) is not None:
-        first, tensors, history = saved
+        done, tensors, history = saved
         unpack(tensors, net, optimiser, state, kept)
 
-    for epoch in range(first, schedule.epochs):
+    for epoch in range(len(history), schedule.epochs):
         net.train()
         now = _eased(watchdog.task() if watchdog else task, schedule, epoch)
-        meter = Meter(epoch + 1, images.train.images.device)
-        with seeded(task.seed, "layers", epoch):
-            for index, batch in enumerate(batches(images, task.seed, epoch, epoch_steps)):
-                step = epoch * epoch_steps + index
+        first = max(done - epoch * epoch_steps, 0)
+        if not first:
+            meter.begin(epoch + 1)
+        order = batches(images, task.seed, epoch, epoch_steps, first=first)
+        with observer.stepping():
+            for step, batch in enumerate(order, epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule.rate((step + 0.5) / optimisation.steps)
-                with span("loss"):
-                    loss = (
-                        method.loss(net, state, batch, now) if method else now.objective(net, batch)
-                    )
-                meter.add(loss, len(batch.labels))
-                optimiser.zero_grad(set_to_none=True)
-                with span("backward"):
-                    loss.value.backward()
-                with span("optimiser"):
-                    optimiser.step()
-                progress = Progress(step + 1, optimisation.steps, epoch_steps)
-                if method:
-                    with span("masks"):
-                        method.update(net, state, progress, task)
+                with seeded(task.seed, "layers", step):
+                    with span("loss"):
+                        loss = (
+                            method.loss(net, state, batch, now)
+                            if method
+                            else now.objective(net, batch)
+                        )
+                    meter.add(loss, len(batch.labels))
+                    optimiser.zero_grad(set_to_none=True)
+                    with span("backward"):
+                        loss.value.backward()
+                    with span("optimiser"):
+                        optimiser.step()
+                    meter.stepped()
+                    progress = Progress(step + 1, optimisation.steps, epoch_steps)
+                    if method:
+                        with span("masks"):
+                            method.update(net, state, progress, task)
                 observer.step(progress, {"loss": meter.latest})
+                # Before the epoch is measured: what measures it changes nothing, and takes long.
+                if progress.step % epoch_steps == 0 or observer.due(progress.step):
+                    observer.save(progress.step, pack(net, optimiser, state, kept), history)
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         if watchdog and not watchdog.fallen:
             row["watched"] = watchdog.look(net)
@@ -156,7 +185,6 @@ def fit(
             if best:
                 best.offer(net, row.get("val_robust", row["val_clean"]))
         history.append(row)
-        observer.save(epoch + 1, pack(net, optimiser, state, kept), history)
     if best and best.tensors:  # none after zero epochs
         best.load(net)
     return Trained(state, history)

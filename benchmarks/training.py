@@ -19,7 +19,6 @@ import torch
 from reference.harp import harp_step, mask_layers
 from reference.training import Attack, pgd_step, trades_step
 from side_by_side import Contestant, Times, clock, conditions, race, spread, stopwatch, table
-from torch import Tensor
 
 from advprune.data import ImageSet, Split
 from advprune.flops import Flops
@@ -31,6 +30,7 @@ from advprune.peak import measure
 from advprune.precision import Precision
 from advprune.train import Schedule, fit
 from advprune.types import Threat
+from pipeline.watch import Silent
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")  # of ours
 
@@ -67,7 +67,7 @@ def tiny(setting: Setting) -> Setting:
     return replace(setting, architecture=TINY, batch=4, steps=2, counted=1)
 
 
-class Watch:
+class Watch(Silent):
     """An observer of `fit()` that reads something after every step."""
 
     def __init__(self, read: Callable[[], float]) -> None:
@@ -76,12 +76,6 @@ class Watch:
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self.readings.append(self.read())
-
-    def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
-        return None
-
-    def restore(self) -> None:
-        return None
 
     def per_step(self) -> float:
         """By how much the reading grew in each step after the first."""

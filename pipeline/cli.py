@@ -15,7 +15,7 @@ from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.exporting import export
 from pipeline.judging import gate
-from pipeline.options import PROFILE, RECIPE_OPTIONS, Option, method_options
+from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
 
 app = typer.Typer(
     help="Prune vision models robustly, export them to 8 bits, and attack what ships.",
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _add_generated_commands(words)
         code = app(words, standalone_mode=False) or 0
-    except Exception as error:
+    except BaseException as error:  # a request to stop is no Exception
         code = getattr(error, "exit_code", None)
         if debug or code is None:
             raise
@@ -209,7 +209,7 @@ def _complain(message: str, code: int, words: list[str]) -> None:
 def _add_generated_commands(words: list[str]) -> None:
     """`run` and `plan` take the recipe's options, and those of the method that is named."""
     options = [*RECIPE_OPTIONS, *method_options(words)]
-    app.command("run")(_with_options(run, [*options, PROFILE]))
+    app.command("run")(_with_options(run, [*options, *RUN_OPTIONS]))
     app.command("plan")(_with_options(plan, options))
 
 

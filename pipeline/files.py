@@ -1,4 +1,4 @@
-"""Writing that leaves either the old file or the new one, and errors that say what to do."""
+"""Folders, links and locks of runs, and errors that say what to do."""
 
 import contextlib
 import errno
@@ -6,8 +6,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 from advprune.errors import Busy, CannotCreate, StorageFailed
+from advprune.files import storage_message, storage_refusal, write
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_INTRODUCTION = 0.5  # seconds that the holder of a lock has to write its name
 
 
 def sha256(path: Path) -> str:
@@ -25,26 +26,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside the file, flush to the disk, then rename over it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
+    write(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
 
 
-def sync(folder: Path) -> None:
-    """Flush a folder's own entries (names) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's own entries (names), to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -107,23 +95,11 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except SafetensorError as error:
         if "os error" not in str(error):
             raise
-        raise StorageFailed(_storage_message(folder, str(error))) from error
+        raise StorageFailed(storage_message(folder, str(error))) from error
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise CannotCreate(
-                f"{folder}: not writable ({error.strerror}); choose another with --runs DIR"
-            ) from error
-        if error.errno in (*_FULL, errno.EIO):
-            raise StorageFailed(_storage_message(folder, error.strerror or str(error))) from error
+        if refusal := storage_refusal(folder, error):
+            raise refusal from error
         raise
-
-
-def _storage_message(folder: Path, reason: str) -> str:
-    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-    return (
-        f"{folder}: write failed ({reason}); {free:,} bytes are free: make room, or choose another "
-        "disk with --runs DIR, and run the same command again"
-    )
 
 
 @contextmanager
@@ -150,8 +126,7 @@ def _locked(path: Path, what: str) -> IO[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = _holder(file)
             file.close()
             raise Busy(
                 f"{what}: in use by {holder}; wait for it, or choose another folder with --runs DIR"
@@ -159,3 +134,15 @@ def _locked(path: Path, what: str) -> IO[str]:
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()  # its holder removed it between our two calls
+
+
+def _holder(file: IO[str]) -> str:
+    """Who holds a lock; it may only just have got it, and be about to write its name."""
+    until = time.monotonic() + _INTRODUCTION
+    while True:
+        file.seek(0)
+        if holder := file.read().strip():
+            return holder
+        if time.monotonic() > until:
+            return "another process"
+        time.sleep(0.01)

@@ -61,8 +61,13 @@ RECIPE_OPTIONS: list[Option] = [
     Option("as_json", bool, "Print one JSON document instead of text.", default=False),
 ]
 
-# Of `run` alone: a plan has nothing to time.
-PROFILE = Option("profile", bool, "Write where the time went to RUN/profile.", default=False)
+# Of `run` alone: a plan has nothing to time or to lose.
+RUN_OPTIONS: list[Option] = [
+    Option("profile", bool, "Write where the time went to RUN/profile.", default=False),
+    Option(
+        "checkpoint_steps", int | None, "Keep a checkpoint every so many steps, not only epochs."
+    ),
+]
 
 
 def method_options(words: list[str]) -> list[Option]:

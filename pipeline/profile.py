@@ -4,7 +4,6 @@ It watches and changes nothing: a stage gives the same files with and without.
 """
 
 import os
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -19,7 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 from advprune.flops import Flops
 from advprune.method import Progress
 from advprune.spans import Times
-from advprune.train import Observer
+from advprune.train import Observer, Saved
+from pipeline.memory import largest
 
 PROFILING = "profiling"  # the span of what only the profile costs
 TRAINING = ("data", "attack", "loss", "backward", "optimiser", "masks", "scores")
@@ -73,7 +73,7 @@ class Profile:
                 return _Steps(observer, found, times, open_ones, on_gpu)
 
             yield watched
-        found.seconds, found.memory = times.seconds, _largest()
+        found.seconds, found.memory = times.seconds, largest()
         self.stages[name] = found
 
 
@@ -98,11 +98,17 @@ class _Steps:
         self._traced = False
         self._until = 0  # the step that ends what looks into steps now; 0 while nothing does
 
-    def restore(self) -> tuple[int, dict[str, Tensor], list[dict]] | None:
+    def stepping(self) -> AbstractContextManager[None]:
+        return self._inner.stepping()
+
+    def restore(self) -> Saved | None:
         return self._inner.restore()
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
-        self._inner.save(epoch, tensors, history)
+    def due(self, step: int) -> bool:
+        return self._inner.due(step)
+
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+        self._inner.save(step, tensors, history)
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self._inner.step(progress, metrics)
@@ -154,12 +160,3 @@ def _forget_the_largest() -> None:
     """Let the kernel begin anew with the peak of the resident set, where it does that (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _largest() -> int:
-    """Bytes of the largest resident set since then; elsewhere of the process so far."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -9,9 +9,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from advprune.files import write
 from advprune.peak import Peak, measure
 from advprune.spans import OTHER
-from pipeline.files import make_folder, storage_errors, write_bytes, write_json
+from pipeline.files import make_folder, storage_errors, write_json
 from pipeline.profile import PROFILING, TRAINING, Profile, StageProfile
 
 FOLDER = "profile"
@@ -46,8 +47,8 @@ def write_profile(profile: Profile, stages: Iterable[str], run: Path) -> dict[st
     with storage_errors(folder):
         for name, stage in profile.stages.items():
             if stage.trace:
-                write_bytes(folder / _trace(name), stage.trace)
-        write_bytes(folder / "profile.md", to_markdown(document).encode())
+                write(folder / _trace(name), stage.trace)
+        write(folder / "profile.md", to_markdown(document).encode())
         write_json(folder / "profile.json", document)
     return document
 

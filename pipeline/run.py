@@ -4,16 +4,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from advprune.files import write
 from advprune.repro import environment
 from advprune.train import Observer
 from pipeline.devices import resolve_device
-from pipeline.files import lock, needed_folder, storage_errors, write_bytes
+from pipeline.files import lock, needed_folder, storage_errors
+from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
 from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
+from pipeline.stopping import stopping
 from pipeline.store import Store
 from pipeline.watch import Watch
 
@@ -28,15 +31,22 @@ class Outcome:
 
 
 def execute(
-    recipe: Recipe, sources: Sources, runs: Path, screen: Screen, profile: Profile | None = None
+    recipe: Recipe,
+    sources: Sources,
+    runs: Path,
+    screen: Screen,
+    profile: Profile | None = None,
+    checkpoint_steps: int | None = None,
 ) -> Outcome:
     """Run every stage that is not cached, in order.
 
     Args:
         profile: where to note the time of those that run; it changes none of their results.
+        checkpoint_steps: steps of training between checkpoints, beside those after each epoch.
 
     Raises:
         Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
+        Terminated: the process was asked to end, and what it had done is kept.
     """
     device = resolve_device(recipe.device)
     stages = plan(recipe)
@@ -45,7 +55,12 @@ def execute(
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
     guard = runs / f".{name}.lock"
-    with needed_folder(runs), storage_errors(runs), lock(guard, str(runs / name)):
+    with (
+        needed_folder(runs),
+        storage_errors(runs),
+        lock(guard, str(runs / name)),
+        stopping() as stop,
+    ):
         for stage in stages:
             found = store.find(stage, artifacts)
             if found is None:
@@ -53,9 +68,11 @@ def execute(
                 with screen.running(stage.name) as (bar, task), watching as watched:
 
                     def context(out: Path, bar=bar, task=task, watched=watched) -> Context:
-                        return Context(recipe, artifacts, out, watched(Watch(out, bar, task)))
+                        watch = Watch(out, bar, task, stop, checkpoint_steps)
+                        return Context(recipe, artifacts, out, watched(watch))
 
-                    found = store.build(stage, artifacts, context, environment(device))
+                    with memory_errors(stage.name, recipe.batch_size(stage.name), device):
+                        found = store.build(stage, artifacts, context, environment(device))
                 ran.append(stage.name)
             else:
                 found.check()  # a verdict on files that were changed since would be a lie
@@ -64,7 +81,7 @@ def execute(
         folder = store.publish(name, artifacts)
         record = folder / "recipe.toml"
         if not record.exists():  # else the same settings, perhaps read from this very file
-            write_bytes(record, to_toml(recipe, sources).encode())
+            write(record, to_toml(recipe, sources).encode())
         return Outcome(folder, artifacts, ran)
 
 

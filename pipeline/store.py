@@ -1,12 +1,12 @@
 """The content-addressed store: a folder that exists is complete, and nothing is made twice."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from advprune.errors import NotFound, Refused
-from deploy.errors import DeployError
+from advprune.errors import NotFound
 from pipeline.files import (
     link,
     lock,
@@ -19,7 +19,7 @@ from pipeline.files import (
 )
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
 
-CHECKPOINT = ".checkpoint"
+CHECKPOINT = ".checkpoint-"
 
 
 class Store:
@@ -47,8 +47,8 @@ class Store:
     ) -> Artifact:
         """Run the stage in a temporary folder and rename it when it is complete.
 
-        An interrupted stage leaves its folder behind and goes on from its last checkpoint; a
-        refused one leaves nothing.
+        A stage that breaks off, for whatever reason, leaves its checkpoints and nothing else, and
+        goes on from the last one when it is built again.
         """
         path = self._path(stage, parents)
         temporary = self._folder / f".tmp-{path.name}"
@@ -64,8 +64,10 @@ class Store:
             started = time.perf_counter()
             try:
                 metrics = stage.run(context(temporary))
-            except (Refused, DeployError):
-                shutil.rmtree(temporary)
+            except BaseException:
+                _clear(temporary)
+                with contextlib.suppress(OSError):  # not empty: a checkpoint is work
+                    temporary.rmdir()
                 raise
             seconds = time.perf_counter() - started
             self._seal(stage, parents, temporary, metrics, seconds, environment)
@@ -99,7 +101,8 @@ class Store:
         environment: Mapping[str, str | int],
     ) -> None:
         """Drop what only served the making, record the rest, manifest last."""
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for checkpoint in checkpoints_in(folder):
+            checkpoint.unlink()
         files = {
             path.relative_to(folder).as_posix(): {
                 "sha256": sha256(path),
@@ -120,18 +123,25 @@ class Store:
             "seconds": round(seconds, 3),
             "environment": dict(environment),
         }
+        for name in files:
+            sync(folder / name)  # or a loss of power could leave the name of a file without it
         write_json(folder / MANIFEST, manifest)
         sync(folder)
 
 
 def _clear(temporary: Path) -> None:
-    """Have the folder, with nothing in it but the checkpoint of an interrupted attempt."""
+    """Have the folder, with nothing in it but the checkpoints of an earlier attempt."""
     temporary.mkdir(exist_ok=True)
     for stale in temporary.iterdir():
         if stale.is_dir():
             shutil.rmtree(stale)
-        elif stale.name != CHECKPOINT:
+        elif not stale.name.startswith(CHECKPOINT):
             stale.unlink()
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a stage that is being made, oldest first."""
+    return sorted(folder.glob(f"{CHECKPOINT}[0-9]*"))
 
 
 def open_run(path: Path) -> dict[str, Artifact]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from advprune import models
-from advprune.errors import BadData, CannotCreate, Incompatible, NotFound
+from advprune.errors import BadData, CannotCreate, Incompatible, NotFound, StorageFailed
 from advprune.models import Architecture, checkpoint
 
 SMALL = Architecture("digits_resnet", 10, (1, 8, 8), (0.4,), (0.2,))
@@ -123,14 +123,16 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as a folder that cannot be made: who saves knows the disk, and what to do about it."""
+    """Not as a folder that cannot be made, and with how much room there must be."""
 
-    def full(path: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    words = r"No space left on device\); [0-9,]{7,} bytes are needed, [0-9,]+ bytes are free"
+    with pytest.raises(StorageFailed, match=words):
         checkpoint.save(models.build(SMALL), SMALL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -194,7 +194,7 @@ def test_a_resumed_search_goes_on_with_the_gamma_it_had(epoch: int, learn: str) 
     expected = fit(whole, IMAGES, TASK, schedule, memory, method).state
     # The frozen gamma is not the one that the start would set.
     assert expected["frozen"] and expected["gamma"] > expected["growth"]
-    got = fit(resumed, IMAGES, TASK, schedule, Memory(memory.saves[epoch]), method).state
+    got = fit(resumed, IMAGES, TASK, schedule, Memory(memory.saves[3 * epoch]), method).state
     assert same(got, expected)
     assert same(resumed.state_dict(), whole.state_dict())
 

@@ -139,9 +139,9 @@ def test_cached_stages_say_so_and_an_older_profile_goes(
 
 def test_a_stage_that_goes_on_is_timed_from_there(tmp_path: Path) -> None:
     class Interrupting(Watch):
-        def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
-            super().save(epoch, tensors, history)
-            if epoch == 2:
+        def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+            super().save(step, tensors, history)
+            if len(history) == 1:
                 raise KeyboardInterrupt
 
     runner, profile = Runner(RECIPE, tmp_path), Profile("cpu")

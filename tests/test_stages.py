@@ -14,7 +14,7 @@ import pytest
 import torch
 from stage_runs import SMALL, TRAINING, Runner, with_settings
 
-from advprune.errors import BadData, NotFound, Refused, Unavailable
+from advprune.errors import NotFound, Refused, Unavailable
 from advprune.masking import prunable_weights
 from advprune.masks import load_masks
 from advprune.method import Progress, get
@@ -26,7 +26,7 @@ from pipeline.plan import ORDER, plan, run_name
 from pipeline.recipe import Recipe, known_keys
 from pipeline.stage import Artifact, Context, Stage
 from pipeline.stages import bundle
-from pipeline.store import CHECKPOINT
+from pipeline.store import checkpoints_in
 from pipeline.watch import Silent, Watch
 
 PrecisionName = Literal["auto", "fp32", "bf16"]
@@ -305,33 +305,30 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
         other.build("prune", Stopped)
     left = [path.name for path in (tmp_path / "store").iterdir()]
     assert left == [f".tmp-{whole.path.name}"]
-    assert (tmp_path / "store" / left[0] / CHECKPOINT).is_file()
+    kept = checkpoints_in(tmp_path / "store" / left[0])
+    assert len(kept) == 2
 
-    epochs = []
+    histories = []
 
     class Counted(Watch):
-        def save(self, epoch: int, tensors: dict, history: list[dict]) -> None:
-            epochs.append(epoch)
-            super().save(epoch, tensors, history)
+        def save(self, step: int, tensors: dict, history: list[dict]) -> None:
+            histories.append(len(history))
+            super().save(step, tensors, history)
 
     resumed = other.build("prune", Counted)
-    assert epochs == [3]
+    assert histories == [2]
     assert resumed.digest == whole.digest
     assert len((whole.path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_checkpoint_that_cannot_be_read_is_refused_and_removed(
-    runner: Runner, tmp_path: Path
-) -> None:
+def test_where_no_checkpoint_is_whole_a_stage_begins_anew(runner: Runner, tmp_path: Path) -> None:
     other = Runner(SMALL, tmp_path)
     other.made = {k: v for k, v in runner.made.items() if k in ("data", "standard")}
     name = runner.made["adversarial"].path.name
     temporary = tmp_path / "store" / f".tmp-{name}"
     temporary.mkdir(parents=True)
-    (temporary / CHECKPOINT).write_bytes(b"torn")
-    with pytest.raises(BadData, match=r"the checkpoint cannot be read .*begins anew"):
-        other.build("adversarial")
-    assert not temporary.exists()
+    for step in (1, 2):
+        (temporary / f".checkpoint-{step:09d}").write_bytes(b"torn")
     assert other.build("adversarial").digest == runner.made["adversarial"].digest
 
 

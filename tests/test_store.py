@@ -16,16 +16,18 @@ import pytest
 from safetensors import SafetensorError
 
 from advprune.errors import BadData, Busy, CannotCreate, NotFound, Refused, StorageFailed
+from advprune.files import write
 from deploy.errors import DeployError
 from deploy.verdicts import canonical
 from pipeline import files
-from pipeline.files import link, lock, needed_folder, storage_errors, write_bytes
+from pipeline.files import link, lock, needed_folder, storage_errors
 from pipeline.recipe import Recipe
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
 from pipeline.store import CHECKPOINT, Store, open_run
 from pipeline.watch import Silent
 
 Run = Callable[[Context], Metrics]
+SAVED = f"{CHECKPOINT}000000007"
 
 
 def writes(text: str = "x", name: str = "out.txt", **metrics: float) -> Run:
@@ -113,7 +115,7 @@ def test_an_artefact_is_a_folder_of_files_with_their_true_digests(tmp_path: Path
         (context.out / "deep").mkdir()
         (context.out / "deep" / "a.bin").write_bytes(b"\0\1")
         (context.out / "b.txt").write_text("b")
-        (context.out / CHECKPOINT).write_text("only serves the making")
+        (context.out / SAVED).write_text("only serves the making")
         return {"loss": 0.5}
 
     store = Store(tmp_path)
@@ -162,7 +164,7 @@ def test_a_stage_that_breaks_off_is_not_finished_and_goes_on_later(
 
     def run(context: Context) -> Metrics:
         seen.append(everything(context.out))
-        (context.out / CHECKPOINT).write_text("epoch 1")
+        (context.out / SAVED).write_text("epoch 1")
         (context.out / "half").mkdir()
         (context.out / "half" / "file").write_text("to")
         (context.out / "out.txt").write_text("half")
@@ -178,7 +180,7 @@ def test_a_stage_that_breaks_off_is_not_finished_and_goes_on_later(
     assert store.find(stage, {}) is None
     made = build(store, stage)
     # The second attempt met the checkpoint and nothing else of the first.
-    assert seen == [[], [CHECKPOINT]]
+    assert seen == [[], [SAVED]]
     assert everything(made.path) == [MANIFEST, "out.txt"]
     assert made.file("out.txt").read_text() == "whole"
     assert everything(tmp_path / "runs" / "store") == sorted(
@@ -216,7 +218,7 @@ class Context:
     def __init__(self, out): self.out = out
 
 def run(context):
-    checkpoint = context.out / CHECKPOINT
+    checkpoint = context.out / f"{CHECKPOINT}000000007"
     epoch = int(checkpoint.read_text()) if checkpoint.exists() else 0
     if len(sys.argv) > 2:
         checkpoint.write_text(str(epoch + 1))
@@ -367,14 +369,16 @@ def test_a_file_is_the_old_one_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    write_bytes(path, b"old")
+    write(path, b"old")
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="broken disk"):
-        write_bytes(path, b"new")
+    with pytest.raises(
+        StorageFailed, match=r"broken disk\); 3 bytes are needed, [0-9,]+ bytes are free"
+    ):
+        write(path, b"new")
     assert path.read_bytes() == b"old"
     assert everything(tmp_path) == ["file"]
 

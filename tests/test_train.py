@@ -99,8 +99,8 @@ def test_the_same_seed_gives_the_same_bits(run: Run) -> None:
     first, second = (run(net, memory) for net, memory in zip(nets, memories, strict=True))
     assert first.history == second.history
     assert same(snapshot(nets[0]), snapshot(nets[1]))
-    for epoch in memories[0].saves:
-        assert same(memories[0].saves[epoch][1], memories[1].saves[epoch][1])
+    for step in memories[0].saves:
+        assert same(memories[0].saves[step][1], memories[1].saves[step][1])
 
 
 def test_another_seed_gives_other_weights() -> None:
@@ -111,21 +111,22 @@ def test_another_seed_gives_other_weights() -> None:
 
 
 @every_run
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_run_resumed_after_any_epoch_ends_in_the_same_bits(run: Run, epoch: int) -> None:
-    whole, memory = make_net(dropout=0.3), Memory()
+@pytest.mark.parametrize("step", range(1, 3 * EPOCH_STEPS + 1))
+def test_a_run_resumed_after_any_step_ends_in_the_same_bits(run: Run, step: int) -> None:
+    whole, memory = make_net(dropout=0.3), Memory(every=1)
     expected = run(whole, memory)
     # Another network and another state of the global generator: all must come from the checkpoint.
     resumed, torch_state = make_net(seed=99, dropout=0.3), torch.get_rng_state()
     torch.rand(7)
-    later = Memory(memory.saves[epoch])
+    later = Memory(memory.saves[step], every=1)
     got = run(resumed, later)
     torch.set_rng_state(torch_state)
     assert got.history == expected.history
     assert same(snapshot(resumed), snapshot(whole))
-    assert later.saves.keys() == set(range(epoch + 1, 4))
-    for later_epoch, (_, tensors, _) in later.saves.items():
-        assert same(tensors, memory.saves[later_epoch][1])
+    assert later.saves.keys() == set(range(step + 1, 3 * EPOCH_STEPS + 1))
+    for later_step, (_, tensors, history) in later.saves.items():
+        assert same(tensors, memory.saves[later_step][1])
+        assert history == memory.saves[later_step][2]
 
 
 def test_what_is_saved_does_not_change_when_training_goes_on() -> None:
@@ -133,13 +134,13 @@ def test_what_is_saved_does_not_change_when_training_goes_on() -> None:
     copies: dict[int, dict[str, Tensor]] = {}
 
     class Copying(Memory):
-        def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
-            memory.save(epoch, tensors, history)
-            copies[epoch] = {key: value.clone() for key, value in tensors.items()}
+        def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+            memory.save(step, tensors, history)
+            copies[step] = {key: value.clone() for key, value in tensors.items()}
 
     fit(make_net(), IMAGES, make_task(), SCHEDULE, Copying(), select=True)
-    assert sorted(copies) == [1, 2, 3]
-    assert all(same(memory.saves[epoch][1], copies[epoch]) for epoch in copies)
+    assert sorted(copies) == [EPOCH_STEPS, 2 * EPOCH_STEPS, 3 * EPOCH_STEPS]
+    assert all(same(memory.saves[step][1], copies[step]) for step in copies)
 
 
 def test_the_global_generator_is_left_alone_though_dropout_draws_from_it() -> None:
@@ -237,7 +238,7 @@ def test_a_method_s_group_keeps_its_own_peak_all_along(monkeypatch: pytest.Monke
     method = methods.get("harp")(sparsity=0.8, **{"rate_lr": 0.25})
     memory = Memory()
     fit(make_net(), IMAGES, make_task(), SCHEDULE, memory, method)
-    fit(make_net(), IMAGES, make_task(), SCHEDULE, Memory(memory.saves[1]), method)
+    fit(make_net(), IMAGES, make_task(), SCHEDULE, Memory(memory.saves[EPOCH_STEPS]), method)
     assert len(seen) == 5 * EPOCH_STEPS
     for scores, rates in seen:
         assert rates == pytest.approx(0.25 * scores)
@@ -386,7 +387,7 @@ def test_selection_ends_with_the_best_epoch_the_later_of_equals(
     scripted(monkeypatch, [{"val_clean": 1 - value, "val_robust": value} for value in robust])
     net, memory = make_net(), Memory()
     selecting(net, memory)
-    saved = memory.saves[best][1]
+    saved = memory.saves[best * EPOCH_STEPS][1]
     assert same(snapshot(net), {k[4:]: v for k, v in saved.items() if k.startswith("net/")})
 
 
@@ -396,9 +397,8 @@ def test_without_a_robust_measurement_clean_accuracy_selects(
     scripted(monkeypatch, [{"val_clean": value} for value in (0.2, 0.8, 0.3)])
     net, memory = make_net(), Memory()
     fit(net, IMAGES, make_task(name="natural"), SCHEDULE, memory, select=True)
-    assert torch.equal(
-        net.get_parameter("network.fc.weight"), memory.saves[2][1]["net/network.fc.weight"]
-    )
+    second = memory.saves[2 * EPOCH_STEPS][1]["net/network.fc.weight"]
+    assert torch.equal(net.get_parameter("network.fc.weight"), second)
 
 
 def test_a_resumed_run_remembers_the_best_epoch_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,9 +408,9 @@ def test_a_resumed_run_remembers_the_best_epoch_before_it(monkeypatch: pytest.Mo
     selecting(whole, memory)
     scripted(monkeypatch, rows[2:])
     resumed = make_net(seed=9)
-    selecting(resumed, Memory(memory.saves[2]))
+    selecting(resumed, Memory(memory.saves[3 * EPOCH_STEPS]))
     assert same(snapshot(resumed), snapshot(whole))
-    first = memory.saves[1][1]["net/network.fc.weight"]
+    first = memory.saves[EPOCH_STEPS][1]["net/network.fc.weight"]
     assert torch.equal(resumed.get_parameter("network.fc.weight"), first)
 
 
@@ -420,7 +420,7 @@ def test_without_selection_the_last_epoch_stays(monkeypatch: pytest.MonkeyPatch)
     plain(net, memory)
     assert same(
         snapshot(net),
-        {k[4:]: v for k, v in memory.saves[3][1].items() if k.startswith("net/")},
+        {k[4:]: v for k, v in memory.saves[3 * EPOCH_STEPS][1].items() if k.startswith("net/")},
     )
 
 

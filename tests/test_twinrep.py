@@ -270,7 +270,7 @@ def test_what_is_left_goes_on_learning(form: str) -> None:
     net, memory = make_net(), Memory()
     schedule = Schedule(epochs=10, batch_size=14, lr=0.1, validate_every=0)
     trained = fit(net, IMAGES, TASK, schedule, memory, twinrep(form))
-    _, early, _ = memory.saves[2]
+    _, early, _ = memory.saves[2 * 3]
     moved = {
         key: value
         for key, value in net.state_dict().items()

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from advprune.method import Progress, Task
 from advprune.models import Normalize
 from advprune.objectives import Objective
 from advprune.repro import ImageRandom, seeded
+from advprune.train import Saved
 from advprune.types import Threat
 
 CLASSES = 3
@@ -97,18 +99,29 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 class Memory:
-    """An observer that keeps every checkpoint, and restores the one it was given."""
+    """An observer that keeps every checkpoint by its step, and restores the one it was given.
 
-    def __init__(self, saved: tuple[int, dict[str, Tensor], list[dict]] | None = None) -> None:
+    Args:
+        every: steps between the checkpoints that it asks for, beside those of epochs.
+    """
+
+    def __init__(self, saved: Saved | None = None, every: int | None = None) -> None:
         self.saved = saved
-        self.saves: dict[int, tuple[int, dict[str, Tensor], list[dict]]] = {}
+        self.saves: dict[int, Saved] = {}
         self.steps: list[tuple[Progress, dict[str, float]]] = []
+        self._every = every
+
+    def stepping(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self.steps.append((progress, dict(metrics)))
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
-        self.saves[epoch] = (epoch, tensors, [dict(row) for row in history])
+    def due(self, step: int) -> bool:
+        return self._every is not None and step % self._every == 0
 
-    def restore(self) -> tuple[int, dict[str, Tensor], list[dict]] | None:
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+        self.saves[step] = (step, tensors, [dict(row) for row in history])
+
+    def restore(self) -> Saved | None:
         return self.saved

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from advprune.data.augmentation import KINDS
 from advprune.data.imageset import SPLITS, ImageSet, Split, check_labels, digest
-from advprune.errors import BadData, CannotCreate, NotFound, StorageFailed
+from advprune.errors import BadData, CannotCreate, NotFound
+from advprune.files import write
 
 _TENSORS = "data.safetensors"
 _WORDS = "data.json"
@@ -34,11 +36,8 @@ def save(image_set: ImageSet, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CannotCreate(f"{folder}: cannot be created ({error.strerror})") from error
-    try:
-        save_file(tensors, folder / _TENSORS)
-        (folder / _WORDS).write_text(json.dumps(words, indent=2, sort_keys=True) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise StorageFailed(f"{folder}: cannot be written ({error}); check the disk") from error
+    write(folder / _TENSORS, safetensors.torch.save(tensors))
+    write(folder / _WORDS, (json.dumps(words, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read(folder: Path) -> ImageSet:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advprune.errors import BadData, CannotCreate, Incompatible, NotFound
+from advprune.files import write
 from advprune.models import Architecture, build
 
 WEIGHTS = "weights.safetensors"
@@ -28,7 +29,7 @@ def save(net: nn.Module, arch: Architecture, folder: Path) -> None:
     Raises:
         Incompatible: the network still carries parametrisations, whose names no fresh network has.
         CannotCreate: the folder cannot be made.
-        OSError: a write failed, for instance because the disk is full.
+        StorageFailed: a write failed, for instance because the disk is full.
     """
     state = net.state_dict()
     masked = next((name for name in state if "parametrizations" in name), None)
@@ -42,8 +43,8 @@ def save(net: nn.Module, arch: Architecture, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CannotCreate(f"checkpoint: cannot write {folder}: {error.strerror}") from error
-    (folder / WEIGHTS).write_bytes(safetensors.torch.save(plain))
-    (folder / ARCHITECTURE).write_text(text, encoding="utf-8")
+    write(folder / WEIGHTS, safetensors.torch.save(plain))
+    write(folder / ARCHITECTURE, text.encode())
 
 
 def load(folder: Path) -> nn.Sequential:

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
+from advprune.errors import Refused
 from deploy.report import terminal
 from pipeline.devices import resolve_device
-from pipeline.options import PROFILE, RECIPE_OPTIONS
+from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS
 from pipeline.plan import Forecast, forecast
 from pipeline.profile import Profile
 from pipeline.profile_report import FOLDER, show, write_profile
@@ -21,12 +22,13 @@ from pipeline.store import Store
 
 
 def run(values: dict[str, Any]) -> int:
+    every = _checkpoint_steps(values["checkpoint_steps"])
     recipe, sources = _recipe(values)
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
     screen.title(recipe.title(recipe.device))
     profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
-    outcome = execute(recipe, sources, values["runs"], screen, profile)
+    outcome = execute(recipe, sources, values["runs"], screen, profile, every)
     report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
     if values["as_json"]:
         sys.stdout.write(json.dumps(report) + "\n")
@@ -62,13 +64,19 @@ def plan(values: dict[str, Any]) -> int:
     return 0
 
 
+def _checkpoint_steps(every: int | None) -> int | None:
+    if every is not None and every < 1:
+        raise Refused(f"--checkpoint-steps {every}: steps between checkpoints, 1 or more")
+    return every
+
+
 def _plain(entry: Forecast) -> dict[str, Any]:
     plain = asdict(entry)
     return plain if plain["outlook"] else {k: v for k, v in plain.items() if k != "outlook"}
 
 
 def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:
-    own = {option.name for option in [*RECIPE_OPTIONS, PROFILE] if not option.key}
+    own = {option.name for option in [*RECIPE_OPTIONS, *RUN_OPTIONS] if not option.key}
     keys = {option.name: option.key for option in RECIPE_OPTIONS if option.key}
     flags = {
         keys.get(name, f"options.{name}"): value

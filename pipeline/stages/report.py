@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from advprune.files import write
 from advprune.masks import counts, load_masks, sparsity_of
 from deploy.report import render_html, render_markdown
 from deploy.statistics import share
 from deploy.verdicts import read, verdict_file
-from pipeline.files import write_bytes, write_json
+from pipeline.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
 from pipeline.stages.finetune import STRUCTURE
@@ -41,8 +42,8 @@ def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
         report = assemble(context.recipe, context.inputs)
         write_json(context.out / "report.json", report)
-        write_bytes(context.out / "report.html", render_html(report).encode())
-        write_bytes(context.out / "report.md", render_markdown(report).encode())
+        write(context.out / "report.html", render_html(report).encode())
+        write(context.out / "report.md", render_markdown(report).encode())
         return {}
 
     return Stage("report", _NEEDS, {"recipe": recipe.model_dump(mode="json")}, run)

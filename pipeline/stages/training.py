@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from advprune.data import ImageSet, read
+from advprune.files import write
 from advprune.masking import bake
 from advprune.method import Task
 from advprune.models import Architecture, build
@@ -15,7 +16,6 @@ from advprune.objectives import Objective
 from advprune.surgery import Widths
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
-from pipeline.files import write_bytes
 from pipeline.recipe import Recipe, Training
 from pipeline.stage import Context, Metrics
 
@@ -95,7 +95,7 @@ def write_network(
 
 def write_history(context: Context, trained: Trained) -> None:
     lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in trained.history)
-    write_bytes(context.out / "metrics.jsonl", lines.encode())
+    write(context.out / "metrics.jsonl", lines.encode())
 
 
 def last_metrics(trained: Trained) -> Metrics:

@@ -60,17 +60,11 @@ class Store:
         ):
             if path.is_dir():  # another process has finished it since it was looked for
                 return read_artifact(path)
-            _clear(temporary)
-            started = time.perf_counter()
-            try:
-                metrics = stage.run(context(temporary))
-            except BaseException:
-                _clear(temporary)
-                with contextlib.suppress(OSError):  # not empty: a checkpoint is work
-                    temporary.rmdir()
-                raise
-            seconds = time.perf_counter() - started
-            self._seal(stage, parents, temporary, metrics, seconds, environment)
+            if not (temporary / MANIFEST).is_file():  # else it was complete, but for its name
+                metrics, seconds = _run(stage, context, temporary)
+                self._seal(stage, parents, temporary, metrics, seconds, environment)
+            for checkpoint in checkpoints_in(temporary):
+                checkpoint.unlink()
             temporary.rename(path)
             sync(self._folder)
         return read_artifact(path)
@@ -100,16 +94,14 @@ class Store:
         seconds: float,
         environment: Mapping[str, str | int],
     ) -> None:
-        """Drop what only served the making, record the rest, manifest last."""
-        for checkpoint in checkpoints_in(folder):
-            checkpoint.unlink()
+        """Record every file but what only served the making, manifest last."""
         files = {
             path.relative_to(folder).as_posix(): {
                 "sha256": sha256(path),
                 "bytes": path.stat().st_size,
             }
             for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(CHECKPOINT)
         }
         manifest = {
             "schema": 1,
@@ -127,6 +119,22 @@ class Store:
             sync(folder / name)  # or a loss of power could leave the name of a file without it
         write_json(folder / MANIFEST, manifest)
         sync(folder)
+
+
+def _run(
+    stage: Stage, context: Callable[[Path], Context], temporary: Path
+) -> tuple[Metrics, float]:
+    """What a stage measured, and its seconds; where it breaks off, only checkpoints stay."""
+    _clear(temporary)
+    started = time.perf_counter()
+    try:
+        metrics = stage.run(context(temporary))
+    except BaseException:
+        _clear(temporary)
+        with contextlib.suppress(OSError):  # not empty: a checkpoint is work
+            temporary.rmdir()
+        raise
+    return metrics, time.perf_counter() - started
 
 
 def _clear(temporary: Path) -> None:

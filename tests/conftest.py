@@ -24,6 +24,7 @@ TOGETHER = {
     "test_structured_run.py": "structured run",
     "test_quantize_stage.py": "quantize stage",
     "test_attack_command.py": "attack command",
+    "test_killed.py": "killed",
 }
 
 

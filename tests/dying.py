@@ -1,0 +1,98 @@
+"""What is done in processes that die: the stages of a run that takes a second or two."""
+
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from resume_mutants import MUTANTS
+from stage_runs import Runner, with_settings
+from torch import Tensor, nn
+
+from export.to_onnx import to_onnx
+from pipeline.cli import main
+from pipeline.recipe import Recipe
+from pipeline.stage import read_artifact
+from pipeline.watch import Watch
+
+torch.set_num_threads(1)
+LONG = ("standard", "adversarial", "prune", "finetune", "quantize")
+EVERY = 3  # steps between checkpoints
+_EPOCHS = 2
+
+
+def net(num_classes: int) -> nn.Module:
+    """Small, with all that a resumed training must bring back: statistics and random layers."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, num_classes),
+    )
+
+
+def warm_up() -> None:
+    """What is imported and cached late takes longer than all that is done here."""
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1).step()
+    importlib.import_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as folder:
+        to_onnx(net(10), (1, 8, 8), Path(folder, "model.onnx"))
+
+
+class Telling(Watch):
+    """Says which checkpoints are written."""
+
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+        super().save(step, tensors, history)
+        os.write(1, f"{step}\n".encode())
+
+
+def recipe_with(settings: dict[str, Any]) -> Recipe:
+    small = {
+        "model": "dying:net",
+        "limit_train": 1024,
+        "limit_test": 50,
+        "attack_steps": 1,
+        "sparsity": 0.5,
+        "quantize.how": "qat",
+        "threads": 1,
+        **{f"{stage}.epochs": _EPOCHS for stage in LONG},
+        **{f"{stage}.batch_size": 128 for stage in LONG},
+    }
+    return with_settings(small | settings)
+
+
+def build(
+    stage: str,
+    parents: dict[str, str],
+    root: str,
+    settings: dict[str, Any] | None = None,
+    mutant: str | None = None,
+) -> tuple[str, str]:
+    """Build one stage below `root`, its parents lying elsewhere; its path and its digest.
+
+    Args:
+        mutant: of `resume_mutants`, for the rest of this process.
+    """
+    if mutant is not None:
+        MUTANTS[mutant].apply()
+    runner = Runner(recipe_with(settings or {}), Path(root))
+    runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
+
+    def watch(*given: Any) -> Watch:
+        return Telling(*given, every=EVERY)
+
+    made = runner.build(stage, watch)
+    return str(made.path), made.digest
+
+
+def command(*words: str) -> None:
+    """`advprune WORDS`."""
+    main(list(words))

@@ -5,6 +5,9 @@ pip-audit itself asks a service on this machine, which knows what a test tells i
 
 import datetime
 import json
+import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from typing import Any
 import advisories
 import audit
 import pytest
-from locks import locks, read_lock
+from locks import ROOT, locks, read_lock
 from waivers import WaiverError, read_waivers
 
 TODAY = datetime.date(2026, 3, 1)
@@ -332,3 +335,21 @@ def test_the_canary_is_locked_nowhere() -> None:
 
 def test_the_waivers_of_this_house_are_whole() -> None:
     read_waivers(audit.WAIVERS)
+
+
+@pytest.mark.parametrize(("audited", "code"), [(0, 0), (69, 0), (1, 1), (2, 2)])
+def test_a_run_of_ci_takes_a_skipped_audit_but_ends_with_saying_so(
+    tmp_path: Path, audited: int, code: int
+) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name, ends in {"python": audited, "advprune": 0, "make": 0}.items():
+        program = tmp_path / ".venv/bin" / name
+        program.write_text(f"#!/bin/sh\nexit {ends}\n")
+        program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path / '.venv/bin'}:{os.environ['PATH']}"}
+    words = ["bash", str(tmp_path / ".ci/run")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.startswith("AUDIT SKIPPED, NOT PASSED") is (audited == 69)

@@ -333,8 +333,13 @@ def test_the_canary_is_locked_nowhere() -> None:
     assert "torch" in locked and CANARY[0] not in locked
 
 
-def test_the_waivers_of_this_house_are_whole() -> None:
+def test_the_waivers_of_this_house_are_whole_and_so_is_their_example(tmp_path: Path) -> None:
     read_waivers(audit.WAIVERS)
+    lines = audit.WAIVERS.read_text().splitlines()
+    shown = [line.removeprefix("#     ") for line in lines if line.startswith("#     ")]
+    (tmp_path / "waivers.toml").write_text("\n".join(shown))
+    (example,) = read_waivers(tmp_path / "waivers.toml")
+    assert (example.package, example.expires) == ("torch", datetime.date(2026, 12, 31))
 
 
 @pytest.mark.parametrize(("audited", "code"), [(0, 0), (69, 0), (1, 1), (2, 2)])

@@ -158,6 +158,28 @@ def test_a_service_that_does_not_know_the_canary_is_not_believed(
     assert said[-1] == "AUDIT FAILED"
 
 
+@pytest.mark.parametrize("silent", [3, 1])
+def test_the_canary_is_reported_every_time(house: House, tmp_path: Path, silent: int) -> None:
+    """Asked of three releases and of one, since gamma is locked twice."""
+    (house.folder / "run.txt").write_text(LOCK + LATER)
+    reader = stub(
+        tmp_path,
+        "lines = open(sys.argv[sys.argv.index('--requirement') + 1]).read().split()\n"
+        "vulns = [{'id': 'PYSEC-2018-66', 'aliases': [], 'fix_versions': []}]\n"
+        f"said = vulns if len(lines) - 1 != {silent} else []\n"
+        "pairs = [line.split('==') for line in lines]\n"
+        "told = [{'name': name, 'version': version, 'vulns': said if name == 'flask' else []}\n"
+        "        for name, version in pairs]\n"
+        "print(json.dumps({'dependencies': told}))\n",
+    )
+    assert house.audit(reader) == 1
+
+
+def test_a_service_that_knows_the_canary_alone_fails(house: House, tmp_path: Path) -> None:
+    entries = [{"name": name, "skip_reason": "not found"} for name, _ in sorted(RELEASES)]
+    assert house.audit(told(tmp_path, [*entries, looked_up(CANARY, "PYSEC-2018-66")])) == 1
+
+
 def test_one_release_that_was_passed_over_fails(
     house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

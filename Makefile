@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt lint format lock doctor clean
+.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt lint format lock audit sbom doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -48,6 +48,8 @@ help:
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
 	@echo "make doctor      what this machine has and lacks"
 	@echo "make lock        resolve requirements/*.txt anew;  make clean  remove .venv and caches"
+	@echo "make audit       look every locked release up among published vulnerabilities; asks a service"
+	@echo "make sbom        a bill of what is locked, CycloneDX 1.6, into build/sbom.cdx.json"
 
 setup: $(READY)
 
@@ -109,6 +111,13 @@ lock: setup
 	@$(COMPILE) -o requirements/run.txt
 	@$(COMPILE) --group dev --group build -c requirements/run.txt -o requirements/dev.txt
 	@echo uv | $(BIN)/uv pip compile - --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 -q -o requirements/uv.txt
+
+# Ends well only if all was looked up; that nobody could be asked is a failure here, too.
+audit: setup
+	@$(BIN)/python .ci/audit.py
+
+sbom: setup
+	@$(BIN)/python .ci/sbom.py build/sbom.cdx.json
 
 clean:
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """A signed bundle that was touched in any way is refused, and nothing of it is parsed before."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bundles import WEIGHTS, linear, make_bundle, reseal
+from bundles import LABELS, WEIGHTS, linear, make_bundle, reseal
 from signing_keys import Keys, make_keys
 
 from deploy.bundle import check
@@ -130,10 +131,48 @@ def _respelled(bundle: Path) -> None:
     reseal(bundle, "manifest.json", json.dumps(content).encode())
 
 
+def _file_and_sum(bundle: Path) -> None:
+    """What `sha256sum --check` finds nothing wrong with; nor is the signed manifest touched."""
+    manifest = (bundle / "manifest.json").read_bytes()
+    reseal(bundle, "labels.txt", b"".join(b"other\n" for _ in LABELS))
+    new = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_bytes(manifest)
+    sums = (bundle / "SHA256SUMS").read_text()
+    (bundle / "SHA256SUMS").write_text(sums.replace(new, hashlib.sha256(manifest).hexdigest()))
+    words = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    subprocess.run(words, cwd=bundle, check=True)
+
+
+def _renumbered(bundle: Path) -> None:
+    """An old release under a new number."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    reseal(bundle, "manifest.json", json.dumps(manifest | {"release": 9}).encode())
+
+
+def _cut(bundle: Path) -> None:
+    os.truncate(bundle / "golden.npz", (bundle / "golden.npz").stat().st_size - 1)
+
+
+def _longer(bundle: Path) -> None:
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+
+
+def _folder_for_a_file(bundle: Path) -> None:
+    (bundle / "labels.txt").rename(bundle.parent / "labels.txt")
+    (bundle / "labels.txt").mkdir()
+    (bundle.parent / "labels.txt").rename(bundle / "labels.txt" / "labels.txt")
+
+
 TAMPERED: dict[str, Callable[[Path], object]] = {
     "a bit of a model": lambda b: (b / "model.onnx").write_bytes(linear(np.roll(WEIGHTS, 1))),
     "a model and everything that vouches for it": _resealed,
+    "a file and its sum, which agree": _file_and_sum,
     "the manifest in other bytes": _respelled,
+    "a number that makes it newer": _renumbered,
+    "a byte less": _cut,
+    "a byte more": _longer,
+    "a file without content": lambda b: (b / "golden.npz").write_bytes(b""),
     "a bit of the signature": _signature_bit,
     "a signature that is too long": _long_signature,
     "no signature": lambda b: (b / "manifest.json.sig").unlink(),
@@ -142,7 +181,12 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
     "a file more": lambda b: (b / "notes.txt").write_text("x"),
     "a hidden file more": lambda b: (b / ".gitattributes").write_text("x"),
     "a repository": _git,
+    "an empty repository": lambda b: (b / ".git").mkdir(),
+    "a repository elsewhere": lambda b: (b / ".git").write_text("gitdir: /tmp/other\n"),
     "an empty folder": lambda b: (b / "empty").mkdir(),
+    "an empty folder further down": lambda b: (b / "triton" / "linear" / "2").mkdir(),
+    "a file moved": lambda b: (b / "labels.txt").rename(b / "triton" / "labels.txt"),
+    "a folder in place of a file": _folder_for_a_file,
     "a file less": lambda b: (b / "labels.txt").unlink(),
     "a file renamed": lambda b: (b / "labels.txt").rename(b / "label.txt"),
     "two files swapped": _swapped,
@@ -152,6 +196,7 @@ TAMPERED: dict[str, Callable[[Path], object]] = {
     "a folder that is a link": _linked_folder,
     "a pipe": lambda b: os.mkfifo(b / "pipe"),
     "a file that can be run": _executable,
+    "a file that its owner can run": lambda b: (b / "model.onnx").chmod(0o744),
     "a script that runs as its owner": _set_user_id,
     "a script that cannot be run": lambda b: (b / "edge_verify.py").chmod(0o644),
 }

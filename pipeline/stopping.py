@@ -28,6 +28,8 @@ class Stopping:
     def __init__(self) -> None:
         self.asked = False
         self._in_steps = False
+        self._end = threading.Timer(LAST, os._exit, [Terminated.exit_code])
+        self._end.daemon = True
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -47,13 +49,15 @@ class Stopping:
         """The handler of SIGTERM, and of the alarm that it sets: then patience is over."""
         if not self.asked:
             self.asked = True
-            end = threading.Timer(LAST, os._exit, [Terminated.exit_code])
-            end.daemon = True
-            end.start()
+            self._end.start()
             if self._in_steps:
                 signal.setitimer(signal.ITIMER_REAL, PATIENCE)
                 return
         self.obey()
+
+    def over(self) -> None:
+        """Nothing is left that could not be ended."""
+        self._end.cancel()
 
 
 @contextmanager
@@ -68,6 +72,7 @@ def stopping() -> Iterator[Stopping]:
     try:
         yield stop
     finally:
+        stop.over()
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,7 +2,11 @@
 
 import importlib
 import os
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ from resume_mutants import MUTANTS
 from stage_runs import Runner, with_settings
 from torch import Tensor, nn
 
+from advprune.errors import Refused
 from export.to_onnx import to_onnx
+from pipeline import stopping
 from pipeline.cli import main
 from pipeline.recipe import Recipe
 from pipeline.stage import read_artifact
@@ -83,7 +89,14 @@ def build(
     """
     if mutant is not None:
         MUTANTS[mutant].apply()
-    runner = Runner(recipe_with(settings or {}), Path(root))
+    with _told():
+        return _build(stage, parents, root, settings or {})
+
+
+def _build(
+    stage: str, parents: dict[str, str], root: str, settings: dict[str, Any]
+) -> tuple[str, str]:
+    runner = Runner(recipe_with(settings), Path(root))
     runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
 
     def watch(*given: Any) -> Watch:
@@ -93,6 +106,35 @@ def build(
     return str(made.path), made.digest
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """A refusal as the command line tells it."""
+    try:
+        yield
+    except Refused as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
 def command(*words: str) -> None:
     """`advprune WORDS`."""
     main(list(words))
+
+
+def hungry(num_classes: int) -> nn.Module:
+    """A megabyte for each image of a batch."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4096, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4096, num_classes),
+    )
+
+
+def stubborn(patience: float, last: float) -> None:
+    """Asked to stop, and does not let go."""
+    stopping.PATIENCE, stopping.LAST = patience, last
+    with stopping.stopping():
+        while True:
+            with suppress(stopping.Terminated):
+                time.sleep(10)

@@ -5,7 +5,7 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -58,7 +58,8 @@ class Schedule:
         return steps if epoch >= rising else 1 + int((steps - 1) * epoch / rising)
 
 
-Saved = tuple[int, dict[str, Tensor], list[dict]]
+Tensors = dict[str, Tensor]
+Saved = tuple[int, Tensors, list[dict]]
 
 
 class Observer(Protocol):
@@ -82,6 +83,13 @@ class Observer(Protocol):
     def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None: ...
 
     def restore(self) -> Saved | None: ...
+
+    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        """What was made under a name before, else what `make` makes, which is kept for later.
+
+        For pieces of work that depend on nothing but what the stage is given.
+        """
+        ...
 
 
 @dataclass(frozen=True)

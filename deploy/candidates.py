@@ -8,19 +8,22 @@ alone.
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from advprune.attacks import Attack
+from torch import Tensor
+
+from advprune.attacks import Attack, fmn
 from advprune.attacks.apgd import apgd
 from advprune.attacks.apgd_t import apgd_t
 from advprune.attacks.fab_t import fab_t
 from advprune.attacks.losses import cross_entropy, margin
+from advprune.attacks.nearest import Nearest
 from advprune.attacks.pgd_worst import pgd_worst
 from advprune.attacks.spec import parse
 from advprune.attacks.square import square
-from advprune.evaluate import craft
+from advprune.evaluate import craft, search
 from advprune.repro import derive
 from advprune.spans import span
 from advprune.types import Classifier, Images, Threat
@@ -29,6 +32,13 @@ from deploy.replay import Bpda, Targets, is_quantised, reachable
 from deploy.suites import Settings
 
 Protocol = dict[str, str | int]
+# Gives what was made under a name before, else has it made, on the CPU.
+Keeping = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
+
+def unkept(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Makes everything anew."""
+    return make()
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,13 @@ def plan(targets: Targets, settings: Settings, slack: float) -> list[Planned]:
     return planned
 
 
-def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[str, Images]:
+def find(
+    targets: Targets, planned: list[Planned], settings: Settings, keeping: Keeping = unkept
+) -> dict[str, Images]:
     """Adversarial images by attack, float32 (N, C, H, W).
+
+    Args:
+        keeping: has what an attack found in an earlier attempt.
 
     Raises:
         InvalidEvaluation: an attack broke its own threat model.
@@ -140,8 +155,13 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
         # A network of its own for each thread: attacks put what they ask into another mode.
         model = deepcopy(one.model) if one.asks == "twin" else one.model
         seed = derive(settings.seed, one.name)
+
+        def make() -> dict[str, Tensor]:
+            found = craft(model, targets.split, one.threat, seed, one.attack, settings.batch_size)
+            return {"images": found}
+
         with span(f"crafting {one.name}"):
-            return craft(model, targets.split, one.threat, seed, one.attack, settings.batch_size)
+            return keeping(one.name, make)["images"].to(targets.x.device)
 
     # What asks two at once comes first and alone, and so do attacks that draw from global
     # generators. Then the engines and the longest attacks, so that none is waited for at the end.
@@ -149,3 +169,29 @@ def find(targets: Targets, planned: list[Planned], settings: Settings) -> dict[s
     apart = [one for one in reversed(planned) if one.asks != "both"]
     found |= zip((one.name for one in apart), each(run, apart), strict=True)
     return {one.name: found[one.name] for one in planned}
+
+
+def find_nearest(
+    targets: Targets, settings: Settings, keeping: Keeping = unkept
+) -> dict[str, tuple[str, Nearest]]:
+    """The nearest adversarial images of each engine's twin, by the name of the attack."""
+    tuning = fmn.Tuning(steps=settings.fmn)
+    if targets.threat.norm == "linf":
+        # On hardened networks the sign finds images a fifth nearer than the gradient itself.
+        tuning = replace(tuning, direction="sign", step_size=targets.threat.eps)
+    searching = partial(fmn.nearest, tuning=tuning)
+    names = {f"fmn@{twin}": twin for twin in targets.twin_of.values()}
+
+    def run(name: str) -> Nearest:
+        net, seed = deepcopy(targets.twins[names[name]]), derive(settings.seed, name)
+
+        def make() -> dict[str, Tensor]:
+            split, threat, size = targets.split, targets.threat, settings.batch_size
+            return search(net, split, threat, seed, searching, size)._asdict()
+
+        with span(f"crafting {name}"):
+            found = keeping(name, make)
+        return Nearest(**{key: tensor.to(targets.x.device) for key, tensor in found.items()})
+
+    found = each(run, list(names))
+    return {name: (names[name], end) for name, end in zip(names, found, strict=True)}

@@ -7,26 +7,29 @@ whether or not it fooled the model it was made on. An engine's verdict on an ima
 
 import math
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advprune.attacks import fmn
-from advprune.attacks.nearest import Nearest, inside
+from advprune.attacks.nearest import inside
 from advprune.data import Split
 from advprune.errors import Refused
-from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy, search
-from advprune.repro import derive
-from advprune.spans import span
+from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy
 from advprune.types import Images, Logits, Threat
-from deploy.candidates import Planned, direct_name, find, plan, transfer_name
+from deploy.candidates import (
+    Keeping,
+    Planned,
+    direct_name,
+    find,
+    find_nearest,
+    plan,
+    transfer_name,
+    unkept,
+)
 from deploy.curves import along, distances, security_curve
 from deploy.health import Check, Evidence, check_health
-from deploy.parallel import each
 from deploy.recording import Recording, digest_of_integers
 from deploy.replay import Engine, Targets, takes_bytes
 from deploy.suites import Settings
@@ -71,6 +74,7 @@ def verify(
     threat: Threat,
     data: str,
     settings: Settings | None = None,
+    keeping: Keeping = unkept,
 ) -> Verification:
     """Attack the engines and judge every image.
 
@@ -81,6 +85,7 @@ def verify(
         engines: exported models by name, distinct from those of the twins.
         test: the images, on the device of the twins; the suite takes the first of them.
         data: digest of the data set, for the protocol.
+        keeping: has what attacks found in an earlier attempt at the very same.
 
     Raises:
         Refused: no image, no twin, no engine, a name that stands for both, or an attack that is
@@ -101,10 +106,12 @@ def verify(
         )
     split = test.first(settings.images)
     targets = Targets(twins, engines, split, threat, settings.batch_size)
-    return judge(targets, data, settings)
+    return judge(targets, data, settings, keeping)
 
 
-def judge(targets: Targets, data: str, settings: Settings) -> Verification:
+def judge(
+    targets: Targets, data: str, settings: Settings, keeping: Keeping = unkept
+) -> Verification:
     """Attack the engines among the targets, of which there is one, on their images.
 
     Raises:
@@ -115,8 +122,8 @@ def judge(targets: Targets, data: str, settings: Settings) -> Verification:
     if not math.isfinite(slack):
         raise InvalidEvaluation("verify: an engine or its twin gives logits that are not finite")
     planned = plan(targets, settings, slack)
-    candidates = find(targets, planned, settings)
-    nearest = _nearest(targets, settings)
+    candidates = find(targets, planned, settings, keeping)
+    nearest = find_nearest(targets, settings, keeping)
     candidates |= {
         name: inside(targets.twins[twin], targets.x, split.labels, end, threat)
         for name, (twin, end) in nearest.items()
@@ -147,24 +154,6 @@ def judge(targets: Targets, data: str, settings: Settings) -> Verification:
         health=check_health(targets, evidence),
         recording=_record(targets, candidates, survivors),
     )
-
-
-def _nearest(targets: Targets, settings: Settings) -> dict[str, tuple[str, Nearest]]:
-    """The nearest adversarial images of each engine's twin, by the name of the attack."""
-    tuning = fmn.Tuning(steps=settings.fmn)
-    if targets.threat.norm == "linf":
-        # On hardened networks the sign finds images a fifth nearer than the gradient itself.
-        tuning = replace(tuning, direction="sign", step_size=targets.threat.eps)
-    searching = partial(fmn.nearest, tuning=tuning)
-    names = {f"fmn@{twin}": twin for twin in targets.twin_of.values()}
-
-    def run(name: str) -> Nearest:
-        net, seed = deepcopy(targets.twins[names[name]]), derive(settings.seed, name)
-        with span(f"crafting {name}"):
-            return search(net, targets.split, targets.threat, seed, searching, settings.batch_size)
-
-    found = each(run, list(names))
-    return {name: (names[name], end) for name, end in zip(names, found, strict=True)}
 
 
 def _verdicts(

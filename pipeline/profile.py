@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from advprune.flops import Flops
 from advprune.method import Progress
 from advprune.spans import Times
-from advprune.train import Observer, Saved
+from advprune.train import Observer, Saved, Tensors
 from pipeline.memory import largest
 
 PROFILING = "profiling"  # the span of what only the profile costs
@@ -109,6 +109,9 @@ class _Steps:
 
     def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
         self._inner.save(step, tensors, history)
+
+    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        return self._inner.kept(name, make)
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self._inner.step(progress, metrics)

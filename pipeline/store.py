@@ -63,7 +63,7 @@ class Store:
             if not (temporary / MANIFEST).is_file():  # else it was complete, but for its name
                 metrics, seconds = _run(stage, context, temporary)
                 self._seal(stage, parents, temporary, metrics, seconds, environment)
-            for checkpoint in checkpoints_in(temporary):
+            for checkpoint in temporary.glob(f"{CHECKPOINT}*"):
                 checkpoint.unlink()
             temporary.rename(path)
             sync(self._folder)
@@ -148,7 +148,7 @@ def _clear(temporary: Path) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a stage that is being made, oldest first."""
+    """The checkpoints of training in a stage that is being made, oldest first."""
     return sorted(folder.glob(f"{CHECKPOINT}[0-9]*"))
 
 

@@ -1,6 +1,6 @@
 """What a stage tells while it runs: a progress bar with its ETA, and checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rich.progress import TaskID
 from torch import Tensor
 
 from advprune.method import Progress
-from advprune.train import Saved
+from advprune.train import Saved, Tensors
 from pipeline.checkpoints import Checkpoints
 from pipeline.stopping import Stopping
 
@@ -54,6 +54,9 @@ class Watch:
     def restore(self) -> Saved | None:
         return self._checkpoints.latest()
 
+    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        return self._checkpoints.kept(name, make)
+
     def _tell(self, line: str) -> None:
         self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -75,3 +78,6 @@ class Silent:
 
     def restore(self) -> None:
         return None
+
+    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        return make()

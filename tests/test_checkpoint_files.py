@@ -90,3 +90,31 @@ def test_a_truncated_one_is_noticed(tmp_path: Path) -> None:
     for length in (0, 1, 24, 88, 89, *range(100, size, 512), size - 1):
         assert_falls_back(tmp_path, lambda data, n=length: data[: min(n, len(data) - 1)])
     assert_falls_back(tmp_path, lambda data: data + b"\0")
+
+
+def test_a_piece_of_work_is_done_once(tmp_path: Path) -> None:
+    kept, made = Checkpoints(tmp_path, pytest.fail), []
+
+    def make() -> dict[str, Tensor]:
+        made.append(1)
+        return tensors(5)
+
+    first = kept.kept("pgd@int8", make)
+    assert same(first, tensors(5))
+    # Another process, and another name.
+    again = Checkpoints(tmp_path, pytest.fail)
+    assert same(again.kept("pgd@int8", lambda: pytest.fail("made twice")), first)
+    assert same(again.kept("pgd@fp32", lambda: tensors(6)), tensors(6))
+    assert len(made) == 1
+    assert again.latest() is None, "this is no checkpoint of training"
+
+
+def test_a_piece_of_work_that_is_damaged_is_done_again(tmp_path: Path) -> None:
+    told: list[str] = []
+    kept = Checkpoints(tmp_path, told.append)
+    kept.kept("pgd@int8", lambda: tensors(5))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert same(kept.kept("pgd@int8", lambda: tensors(7)), tensors(7))
+    assert len(told) == 1
+    assert same(kept.kept("pgd@int8", lambda: pytest.fail("made again")), tensors(7))

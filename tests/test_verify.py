@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from deploy.candidates import find, plan
 from deploy.replay import Bpda, Targets, classifier, deliverable, reachable
 from deploy.suites import Settings
 from deploy.verify import Verification, verify
+from pipeline.checkpoints import Checkpoints
 
 THREAT = Threat(0.1)
 SPLIT = digits(60)
@@ -284,3 +287,41 @@ def test_the_number_of_threads_comes_back() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_evaluation_that_broke_off_goes_on_after_the_attacks_that_are_done(
+    tmp_path: Path,
+) -> None:
+    """Each attack is carried out once, and every verdict is that of an evaluation in one go."""
+    engines = {
+        "fp32": Engine(digit_net(THREAT)),
+        "int8": Engine(coarse_net(), Info(precision="int8")),
+    }
+    whole = verify(twins(), engines, SPLIT, THREAT, "d", SLIGHT)
+    kept, done = Checkpoints(tmp_path, pytest.fail), list[str]()
+
+    def breaking_off(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(name)
+        return kept.kept(name, make)
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(twins(), engines, SPLIT, THREAT, "d", SLIGHT, breaking_off)
+    first, later = list(done), list[str]()
+
+    def going_on(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        def made() -> dict[str, Tensor]:
+            later.append(name)
+            return make()
+
+        return kept.kept(name, made)
+
+    resumed = verify(twins(), engines, SPLIT, THREAT, "d", SLIGHT, going_on)
+    assert resumed.verdicts == whole.verdicts
+    assert resumed.curve == whole.curve
+    assert resumed.health == whole.health
+    assert len(first) == 4
+    assert not set(first) & set(later)
+    attacks = {attack for attack in whole.verdicts["fp32"] if attack not in ("clean", "worst")}
+    assert set(first) | set(later) == attacks

@@ -14,4 +14,4 @@ def stage(recipe: Recipe) -> Stage:
         return last_metrics(trained)
 
     config = settings(recipe, recipe.adversarial, objective)
-    return Stage("adversarial", ("data", "standard"), config, run)
+    return Stage("adversarial", ("data", "standard"), config, run, version=2)

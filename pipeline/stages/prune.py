@@ -89,7 +89,7 @@ def stage(recipe: Recipe) -> Stage:
         # Surveys attack by the recipe's threat also where the objective is natural.
         threat = {"threat": objective.threat.to_dict(), "steps": objective.steps}
         config |= {"batch_size": recipe.prune.batch_size, "attack": threat}
-    return Stage("prune", ("data", "adversarial"), config, run)
+    return Stage("prune", ("data", "adversarial"), config, run, version=2)
 
 
 def aim(method: PruningMethod, net: nn.Module, compression: float | None) -> PruningMethod:

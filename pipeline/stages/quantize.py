@@ -76,7 +76,7 @@ def stage(recipe: Recipe) -> Stage:
         threat = recipe.threat().to_dict()
         objective = _objective(recipe)
         config |= {**settings(recipe, recipe.quantize, objective), **trained, "judged_by": threat}
-    return Stage("quantize", ("data", "finetune"), config, run, version=4)
+    return Stage("quantize", ("data", "finetune"), config, run, version=5)
 
 
 def _train(context: Context, images: ImageSet, teacher: nn.Module) -> Metrics:

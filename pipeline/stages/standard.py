@@ -20,4 +20,4 @@ def stage(recipe: Recipe) -> Stage:
         "source": source_digest(recipe.model),
         **settings(recipe, recipe.standard, objective),
     }
-    return Stage("standard", ("data",), config, run)
+    return Stage("standard", ("data",), config, run, version=2)

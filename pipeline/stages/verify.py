@@ -84,7 +84,8 @@ def attack(context: Context, settings: Settings) -> Verification:
         if is_quantised(engines[name]):
             twins[twin_name(name)] = differentiable(file.read_bytes(), file.name).to(device)
     split = images.splits[context.recipe.verify.split]
-    return verify(twins, engines, split, context.recipe.threat(), images.digest, settings)
+    threat, keeping = context.recipe.threat(), context.observer.kept
+    return verify(twins, engines, split, threat, images.digest, settings, keeping)
 
 
 def record(

@@ -36,23 +36,19 @@ def computed(
         dims: of its result, for each size of batch; at most `MOST` numbers.
 
     Raises:
-        IndexError, ValueError: the node cannot be computed.
+        ArithmeticError, LookupError, ValueError: the node cannot be computed.
     """
-    settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    if node.op_type == "Constant":
-        constant = _constant(settings)
-        return None if constant is None else (constant,) * len(dims)
     known = [series for series in inputs if series is not None]
     function = _FUNCTIONS.get(node.op_type)
     if function is None or len(known) < len(inputs) or not _keeps_growing(node.op_type, known):
         return None
+    settings = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     # Fractions are rounded, and smaller integers begin again from below.
     if any(part.dtype not in (np.int64, np.bool_) for series in known for part in series):
         return None
     with np.errstate(all="ignore"):
-        return tuple(
-            function(settings, dims[i], *(series[i] for series in known)) for i in range(len(dims))
-        )
+        series = [function(settings, x, *(part[i] for part in known)) for i, x in enumerate(dims)]
+    return tuple(series) if [x.shape for x in series] == [*dims] else None
 
 
 def _keeps_growing(kind: str, known: Sequence[Series]) -> bool:
@@ -76,20 +72,18 @@ def _product(known: Sequence[Series], index: int) -> float:
     return float(np.prod([np.abs(series[index].astype(float)).max() for series in known]))
 
 
-def _constant(settings: Mapping[str, Any]) -> Numbers | None:
-    for name in ("value_int", "value_ints"):
-        if name in settings:
-            return np.array(settings[name], np.int64)
-    for name in ("value_float", "value_floats"):
-        if name in settings:
-            return np.array(settings[name], np.float32)
-    tensor = settings.get("value")
-    return array(tensor) if isinstance(tensor, TensorProto) else None
-
-
 def array(tensor: TensorProto) -> Numbers | None:
     """The values of a tensor; None where they were taken from it."""
     return numpy_helper.to_array(tensor) if tensor.HasField("raw_data") else None
+
+
+def _constant(settings: Mapping[str, Any], _dims: Dims) -> Numbers:
+    ((name, value),) = settings.items()
+    kind = np.int64 if name.startswith("value_int") else np.float32
+    found = array(value) if isinstance(value, TensorProto) else np.array(value, kind)
+    if found is None:
+        raise ValueError("it has no values")
+    return found
 
 
 def _filled(settings: Mapping[str, Any], dims: Dims, _shape: Numbers) -> Numbers:
@@ -125,6 +119,7 @@ def _divided(_settings: Mapping[str, Any], _dims: Dims, a: Numbers, b: Numbers) 
 _FUNCTIONS: Mapping[str, Callable[..., Numbers]] = {
     "Add": lambda _s, _d, a, b: a + b,
     "Cast": lambda s, _d, x: x.astype(helper.tensor_dtype_to_np_dtype(s["to"])),
+    "Constant": _constant,
     "Concat": lambda s, _d, *parts: np.concatenate(parts, s["axis"]),
     "ConstantOfShape": _filled,
     "Div": _divided,

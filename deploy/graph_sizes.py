@@ -7,7 +7,7 @@ looked at and huge elsewhere, so such a graph cannot be told and is refused.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,41 +18,17 @@ from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from deploy import graph_numbers
 from deploy.graph_numbers import Dims, Series, grows
-from deploy.graph_wire import TYPES
+from deploy.graph_tensors import MOST_AXES
+from deploy.graph_wire import TYPES, Hostile
 
 BATCHES = (1, 32, 1024)  # the last is the largest that a runtime is ever given
 LARGEST_IMAGE = 2**30  # bytes of all that is kept at one time, for each image
 
-_ELEMENTWISE = """
-Abs Add And BatchNormalization Cast CastLike Ceil Celu Clip Cos DequantizeLinear Div Dropout Elu
-Equal Erf Exp Floor Gelu Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-InstanceNormalization LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
-LpNormalization Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pow
-QuantizeLinear RMSNormalization Reciprocal Relu Round Selu Sigmoid Sign Sin Softmax Softplus
-Softsign Sqrt Sub Sum Swish Tanh ThresholdedRelu Where Xor
-"""
-_SUMS = """
-ArgMax ArgMin AveragePool Conv ConvInteger ConvTranspose CumSum DynamicQuantizeLinear Gemm
-GlobalAveragePool GlobalMaxPool LpPool MatMul MatMulInteger MaxPool QLinearConv QLinearMatMul
-ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare TopK
-"""
-_MOVES = """
-Concat Constant ConstantOfShape DepthToSpace Expand Flatten Gather GatherElements GatherND Pad Range
-Reshape Resize ScatterElements ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose
-Trilu Unsqueeze
-"""
-# What classifiers are made of. Not among them: what runs graphs, draws numbers, or makes tensors
-# whose size depends on their values or that need far more room than their results.
-OPERATORS = frozenset(f"{_ELEMENTWISE} {_SUMS} {_MOVES}".split())
-
+_LOGITS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 # Which input of a convolution is its kernel.
 _KERNELS = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 # Inputs that make the result larger as they grow; elsewhere a size that grows makes none.
 _GROWS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Range", 1)}
-
-
-class TooLarge(Exception):
-    """A graph that asks for too much memory, or for an amount that cannot be told."""
 
 
 class _Tensor(NamedTuple):
@@ -79,11 +55,11 @@ def check_sizes(model: ModelProto, opset: int) -> None:
     """Hold a graph to images in, logits out, and a bounded amount of memory for each image.
 
     Args:
-        model: only of operators in `OPERATORS`; its large constants may lack their values.
+        model: only of `graph_operators.OPERATORS`; its large constants may lack their values.
         opset: of the standard operators.
 
     Raises:
-        TooLarge: in one line, which node asks for how much, or why it cannot be told.
+        Hostile: in one line, which node asks for how much, or why it cannot be told.
     """
     graph = model.graph
     known = {tensor.name: _constant(tensor) for tensor in graph.initializer}
@@ -91,7 +67,7 @@ def check_sizes(model: ModelProto, opset: int) -> None:
     spare = 8 * sum(tensor.nbytes(0) for tensor in known.values())
     taken = [value for value in graph.input if value.name not in known]
     if len(taken) != 1 or len(graph.output) != 1:
-        raise TooLarge(
+        raise Hostile(
             f"{len(taken)} inputs and {len(graph.output)} outputs; need one input, images, and one "
             "output, logits"
         )
@@ -99,22 +75,24 @@ def check_sizes(model: ModelProto, opset: int) -> None:
     known[name] = _images(taken[0].type)
     last = {name: index for index, node in enumerate(graph.node) for name in node.input}
     last[result] = len(graph.node)
-    kept = {name: known[name]}
+    kept, room = {name}, [known[name].nbytes(probe) for probe in range(len(BATCHES))]
     for index, node in enumerate(graph.node):
         missing = [name for name in node.input if name and name not in known]
         if missing:
-            raise TooLarge(f"{said(node)} reads {missing[0][:60]!a}, which nothing computes first")
+            raise Hostile(f"{named(node)} reads {missing[0][:60]!a}, which nothing computes first")
         made = _made(node, known, opset, model.ir_version)
         known |= made
-        kept |= made
-        _check_room(node, kept.values(), known, spare)
-        for name in {*node.input, *node.output} & kept.keys():
-            if last.get(name, index) <= index and not kept[name].constant:
-                del kept[name]
+        kept |= {name for name, tensor in made.items() if not tensor.constant}
+        room = [sum((x.nbytes(i) for x in made.values()), total) for i, total in enumerate(room)]
+        _check_room(node, room, known, spare)
+        for name in {*node.input, *node.output} & kept:
+            if last.get(name, index) <= index:
+                kept.remove(name)
+                room = [total - known[name].nbytes(i) for i, total in enumerate(room)]
     _check_logits(known, result)
 
 
-def said(node: NodeProto) -> str:
+def named(node: NodeProto) -> str:
     """A node by its operator and name, which may be of any length and hold any character."""
     name = node.name or next(iter(node.output), "")
     kind = f"{node.domain}.{node.op_type}".lstrip(".")
@@ -127,7 +105,7 @@ def _images(kind: TypeProto) -> _Tensor:
     fits = len(sizes) == 4 and not dims[0].HasField("dim_value") and min(sizes[1:]) > 0
     if not fits or element not in (TensorProto.FLOAT, TensorProto.UINT8):
         shown = [dim.dim_value if dim.HasField("dim_value") else "free" for dim in dims[:8]]
-        raise TooLarge(
+        raise Hostile(
             f"takes type {element} of shape {shown}; need one input, float32 (batch, C, H, W) or "
             "uint8 (batch, H, W, C) of fixed size and free batch"
         )
@@ -136,10 +114,13 @@ def _images(kind: TypeProto) -> _Tensor:
 
 
 def _check_logits(known: Known, result: str) -> None:
-    shapes = known[result].dims if result in known else ()
-    classes = shapes[0][-1] if shapes and shapes[0] else 0
-    if shapes != tuple((batch, classes) for batch in BATCHES) or not classes:
-        raise TooLarge(f"gives {[*shapes[:1]]} for one image; need logits (batch, classes)")
+    if result not in known:
+        raise Hostile(f"gives {result[:60]!a}, which nothing computes")
+    kind, shapes = known[result].types[0].tensor_type.elem_type, known[result].dims
+    classes = shapes[0][-1] if shapes[0] else 0
+    if shapes != tuple((batch, classes) for batch in BATCHES) or kind not in _LOGITS or not classes:
+        given = f"type {kind} of shape {_shown(known[result])}"
+        raise Hostile(f"gives {given}; need logits, float (batch, classes)")
 
 
 def _constant(tensor: TensorProto) -> _Tensor:
@@ -199,58 +180,59 @@ def _numbers(node: NodeProto, inputs: Sequence[_Tensor | None], result: _Tensor)
         return None
     if node.op_type == "Shape":
         ends = {item.name: item.i for item in node.attribute}
-        dims = (
-            [x[ends.get("start", 0) : ends.get("end")] for x in inputs[0].dims] if inputs[0] else []
+        part = slice(ends.get("start"), ends.get("end"))
+        return tuple(
+            np.array(x[part], np.int64) for tensor in inputs if tensor for x in tensor.dims
         )
-        return tuple(np.array(x, np.int64) for x in dims)
     try:
         values = [x.values if x else None for x in inputs]
         return graph_numbers.computed(node, values, result.dims)
-    except (IndexError, ValueError) as error:
+    except (ArithmeticError, LookupError, ValueError) as error:
         raise _cannot(node, error) from error
 
 
 def _dims(kind: TypeProto, node: NodeProto) -> Dims:
     tensor = kind.tensor_type
     if tensor.elem_type not in TYPES:
-        raise TooLarge(f"{said(node)} gives values of type {tensor.elem_type}")
+        raise Hostile(f"{named(node)} gives values of type {tensor.elem_type}")
     shape = tensor.shape.dim
     if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in shape):
-        raise TooLarge(f"{said(node)} gives a size that cannot be told before it runs")
+        raise Hostile(f"{named(node)} gives a size that cannot be told before it runs")
     dims = tuple(dim.dim_value for dim in shape)
-    if min(dims, default=0) < 0:
-        raise TooLarge(f"{said(node)} gives a negative size {[*dims]}")
+    if min(dims, default=0) < 0 or len(dims) > MOST_AXES:
+        raise Hostile(f"{named(node)} gives {len(dims)} axes of sizes {[*dims[:8]]}")
     return dims
 
 
 def _check_growth(node: NodeProto, given: Sequence[_Tensor], made: Sequence[_Tensor]) -> None:
     """Hold a node to results whose every size is the same for all batches, or grows with them."""
     for result in made:
+        if len({len(dims) for dims in result.dims}) > 1:
+            raise Hostile(f"{named(node)} gives {_shown(result)} for {BATCHES} images")
         growing = [sizes for sizes in zip(*result.dims, strict=True) if len(set(sizes)) > 1]
         if any(list(sizes) != sorted(sizes) or sizes[0] < 1 for sizes in growing):
-            raise TooLarge(f"{said(node)} gives {_shown(result)} for {BATCHES} images")
+            raise Hostile(f"{named(node)} gives {_shown(result)} for {BATCHES} images")
         if node.op_type == "Reshape":
             same = [math.prod(x) for x in given[0].dims] == [math.prod(x) for x in result.dims]
             if not same or len(growing) > 1:
-                raise TooLarge(f"{said(node)} makes {_shown(result)} of {_shown(given[0])}")
+                raise Hostile(f"{named(node)} makes {_shown(result)} of {_shown(given[0])}")
         if node.op_type in ("Slice", "Split"):
             before = zip(*given[0].dims, strict=True)
             after = zip(*result.dims, strict=True)
             if any(len(set(x)) > 1 and x != y for x, y in zip(before, after, strict=True)):
-                raise TooLarge(f"{said(node)} takes a part of the batch")
+                raise Hostile(f"{named(node)} takes a part of the batch")
 
 
-def _check_room(node: NodeProto, kept: Collection[_Tensor], known: Known, spare: int) -> None:
+def _check_room(node: NodeProto, room: Sequence[int], known: Known, spare: int) -> None:
     """Bound what is there while a node runs, room to lay out the patches of a convolution too."""
-    for probe, batch in enumerate(BATCHES):
-        total = sum(tensor.nbytes(probe) for tensor in kept)
+    for probe, (batch, total) in enumerate(zip(BATCHES, room, strict=True)):
         if node.op_type in _KERNELS:
             kernel = known[node.input[_KERNELS[node.op_type]]].dims[probe]
             place = node.input if node.op_type == "ConvTranspose" else node.output
             total += 4 * math.prod(kernel[1:]) * math.prod(known[place[0]].dims[probe][2:])
         if total > batch * LARGEST_IMAGE + spare:
-            raise TooLarge(
-                f"{said(node)} asks for {total / 2**30:,.1f} GiB for {batch} images, above "
+            raise Hostile(
+                f"{named(node)} asks for {total / 2**30:,.1f} GiB for {batch} images, above "
                 f"{LARGEST_IMAGE / 2**30:g} for each"
             )
 
@@ -259,6 +241,6 @@ def _shown(tensor: _Tensor) -> str:
     return " or ".join(dict.fromkeys(str([*dims[:8]]) for dims in tensor.dims))
 
 
-def _cannot(node: NodeProto, error: Exception) -> TooLarge:
+def _cannot(node: NodeProto, error: Exception) -> Hostile:
     reason = ascii(" ".join(str(error).split()))[1:200].rstrip("'")
-    return TooLarge(f"{said(node)} cannot be computed ({reason})")
+    return Hostile(f"{named(node)} cannot be computed ({reason})")

@@ -54,8 +54,16 @@ class Where(NamedTuple):
         return cls(*_WHERE.unpack(tensor.raw_data)) if tensor.HasField("raw_data") else None
 
 
-class Malformed(ValueError):
+class Malformed(Exception):
     """Bytes that no ONNX library writes."""
+
+
+class Hostile(Exception):
+    """Something that must not be in a graph."""
+
+
+class Unknown(Exception):
+    """Something that other software may know."""
 
 
 class _Field(NamedTuple):

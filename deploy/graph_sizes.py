@@ -20,8 +20,9 @@ from deploy import graph_numbers
 from deploy.graph_numbers import Dims, Series, grows
 from deploy.graph_tensors import MOST_AXES
 from deploy.graph_wire import TYPES, Hostile
+from deploy.runtime import LARGEST_CHUNK
 
-BATCHES = (1, 32, 1024)  # the last is the largest that a runtime is ever given
+BATCHES = (1, 32, LARGEST_CHUNK)
 LARGEST_IMAGE = 2**30  # bytes of all that is kept at one time, for each image
 
 _LOGITS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)

@@ -5,6 +5,7 @@ numpy, the runtime, and onnx for ONNX files: they are looked at before a runtime
 """
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from deploy.errors import DeployError
 
 InputForm = Literal["float32 NCHW", "uint8 NHWC"]
 Precision = Literal["fp32", "fp16", "int8"]
-LARGEST_CHUNK = 1024
+LARGEST_CHUNK = 1024  # images that an engine is given at once
+_CHUNK_BYTES = 2**26
 
 
 class Runtime(NamedTuple):
@@ -207,6 +209,9 @@ def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> No
     Raises:
         DeployError: 65 unless the images are float32 (N, C, H, W) in [0, 1], N >= 1.
     """
+    if not isinstance(images, np.ndarray):
+        raise DeployError(f"predict: need an array of float32, got {type(images).__name__}", 65)
+    images = np.asarray(images)  # a mask would hide what is under it
     if images.dtype != np.float32 or images.shape[1:] != shape or not len(images):
         wanted = ", ".join(map(str, shape))
         raise DeployError(
@@ -220,6 +225,11 @@ def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> No
             "give images before normalisation, divided by 255",
             65,
         )
+
+
+def images_at_once(shape: tuple[int, int, int]) -> int:
+    """How many images of (C, H, W) an engine is given in one piece, however large a request is."""
+    return max(1, min(LARGEST_CHUNK, _CHUNK_BYTES // (4 * math.prod(shape))))
 
 
 def camera_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
@@ -127,11 +127,7 @@ def open_graph(data: bytes, origin: str, threads: int = 1, runtime: str = "ort")
     Raises:
         DeployError: as `load`.
     """
-    try:
-        from deploy.graph_guard import check_graph
-    except ModuleNotFoundError as missing:
-        raise DeployError(f"{missing.name} is missing; type: pip install onnx", 69) from missing
-    check_graph(data, origin)
+    guard()(data, origin)
     if runtime == "openvino":
         from deploy.runtimes.openvino import OpenVinoModel
 
@@ -139,6 +135,19 @@ def open_graph(data: bytes, origin: str, threads: int = 1, runtime: str = "ort")
     from deploy.runtimes.ort import OrtModel
 
     return OrtModel(data, origin, threads, runtime)
+
+
+def guard() -> Callable[[bytes, str], None]:
+    """`graph_guard.check_graph`, which needs a package that not every device has.
+
+    Raises:
+        DeployError: 69, onnx is missing.
+    """
+    try:
+        from deploy.graph_guard import check_graph
+    except ModuleNotFoundError as missing:
+        raise DeployError(f"{missing.name} is missing; type: pip install onnx", 69) from missing
+    return check_graph
 
 
 def read_graph(path: Path) -> bytes:

@@ -1,22 +1,28 @@
-"""A deployed model behind one small interface, whatever engine runs it. Needs numpy only.
+"""A deployed model behind one small interface, whatever engine runs it.
 
-What the verdict is about is a file; `load` gives that file a `predict` and says what it is.
+What the verdict is about is a file; `load` gives that file a `predict` and says what it is. Needs
+numpy, the runtime, and onnx for ONNX files: they are looked at before a runtime gets them.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+import os
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.bundle.manifest import LARGEST_FILE
 from deploy.errors import DeployError
 
 InputForm = Literal["float32 NCHW", "uint8 NHWC"]
 Precision = Literal["fp32", "fp16", "int8"]
-LARGEST_CHUNK = 1024
+LARGEST_CHUNK = 1024  # images that an engine is given at once
+_CHUNK_BYTES = 2**26
 
 
 class Runtime(NamedTuple):
@@ -95,30 +101,89 @@ def load(path: Path, threads: int = 1, runtime: str | None = None) -> EdgeModel:
         runtime: a key of `RUNTIMES`; None is the default for the kind of file.
 
     Raises:
-        DeployError: 66 no such file; 65 not a model that takes images and gives logits, or not one
-            for this runtime; 2 no such runtime; 69 the runtime is not installed, or does not run
-            where it was asked to.
+        DeployError: 66 no such file; 65 not a model that takes images and gives logits, one that
+            must not be run, or not one for this runtime; 78 an ONNX file with domains, operators or
+            an opset that are not known; 2 no such runtime; 69 the runtime or onnx is not installed,
+            or it does not run where it was asked to.
+    """
+    with _opened(path) as file:
+        name = runtime_for(path, runtime)
+        if name != "tensorrt":
+            return open_graph(_content(file, path), str(path), threads, name)
+    # Runtimes are packages of their own, and a device has the one that it needs.
+    from deploy.runtimes.tensorrt import TensorRtModel
+
+    return TensorRtModel(path)
+
+
+def open_graph(data: bytes, origin: str, threads: int = 1, runtime: str = "ort") -> EdgeModel:
+    """Open the bytes of an ONNX file: those that were looked at are those that run.
+
+    Args:
+        data: the whole file.
+        origin: its name, for messages.
+        threads, runtime: see `load`.
+
+    Raises:
+        DeployError: as `load`.
+    """
+    guard()(data, origin)
+    if runtime == "openvino":
+        from deploy.runtimes.openvino import OpenVinoModel
+
+        return OpenVinoModel(data, origin, threads)
+    from deploy.runtimes.ort import OrtModel
+
+    return OrtModel(data, origin, threads, runtime)
+
+
+def guard() -> Callable[[bytes, str], None]:
+    """`graph_guard.check_graph`, which needs a package that not every device has.
+
+    Raises:
+        DeployError: 69, onnx is missing.
     """
     try:
-        data = path.read_bytes()
+        from deploy.graph_guard import check_graph
+    except ModuleNotFoundError as missing:
+        raise DeployError(f"{missing.name} is missing; type: pip install onnx", 69) from missing
+    return check_graph
+
+
+def read_graph(path: Path) -> bytes:
+    """The bytes of an ONNX file.
+
+    Raises:
+        DeployError: 66 no such file; 65 no plain file, or larger than ONNX files are.
+    """
+    with _opened(path) as file:
+        return _content(file, path)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        # Without waiting for somebody to write into a pipe.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError as error:
         raise DeployError(f"{path}: no such file; run the export first", 66) from error
     except OSError as error:
         raise DeployError(f"{path}: cannot be read ({error.strerror}); give a file", 66) from error
-    # Runtimes are packages of their own, and a device has the one that it needs.
-    match name := runtime_for(path, runtime):
-        case "tensorrt":
-            from deploy.runtimes.tensorrt import TensorRtModel
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DeployError(f"{path}: is no plain file; give a file", 65)
+    return file
 
-            return TensorRtModel(path)
-        case "openvino":
-            from deploy.runtimes.openvino import OpenVinoModel
 
-            return OpenVinoModel(data, str(path), threads)
-        case _:
-            from deploy.runtimes.ort import OrtModel
-
-            return OrtModel(data, str(path), threads, name)
+def _content(file: BinaryIO, path: Path) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST_FILE:
+        raise DeployError(
+            f"{path}: {size} bytes, above {LARGEST_FILE}; put all weights into a smaller file", 65
+        )
+    data = file.read(size + 1)
+    if len(data) != size:
+        raise DeployError(f"{path}: changed while it was read; wait until it is written", 65)
+    return data
 
 
 def runtime_for(path: Path, asked: str | None) -> str:
@@ -153,6 +218,9 @@ def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> No
     Raises:
         DeployError: 65 unless the images are float32 (N, C, H, W) in [0, 1], N >= 1.
     """
+    if not isinstance(images, np.ndarray):
+        raise DeployError(f"predict: need an array of float32, got {type(images).__name__}", 65)
+    images = np.asarray(images)  # a mask would hide what is under it
     if images.dtype != np.float32 or images.shape[1:] != shape or not len(images):
         wanted = ", ".join(map(str, shape))
         raise DeployError(
@@ -166,6 +234,11 @@ def check_images(images: NDArray[np.float32], shape: tuple[int, int, int]) -> No
             "give images before normalisation, divided by 255",
             65,
         )
+
+
+def images_at_once(shape: tuple[int, int, int]) -> int:
+    """How many images of (C, H, W) an engine is given in one piece, however large a request is."""
+    return max(1, min(LARGEST_CHUNK, _CHUNK_BYTES // (4 * math.prod(shape))))
 
 
 def camera_pixels(images: NDArray[np.float32]) -> NDArray[np.uint8]:

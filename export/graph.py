@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from advprune.errors import BadData, CannotCreate, NotFound
 
@@ -34,8 +34,11 @@ def load(path: Path) -> ModelProto:
         raise NotFound(f"{path}: no such file; export the network first") from error
     try:
         model = onnx.load_model_from_string(data)
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(model)):
+        tensors = _tensors(model.graph)
+        if any(t.data_location == TensorProto.EXTERNAL or t.external_data for t in tensors):
             raise BadData(f"{path}: weights lie in another file; export with external_data=False")
+        if model.functions or model.training_info:
+            raise BadData(f"{path}: functions or a training step of its own; export it again")
         onnx.checker.check_model(model)
         _check_scales(model, path)
     except (DecodeError, onnx.checker.ValidationError) as error:
@@ -57,12 +60,19 @@ def _check_scales(model: ModelProto, path: Path) -> None:
                 )
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
+def _tensors(body: GraphProto) -> Iterator[TensorProto]:
+    """All of a graph, also sparse ones and those of graphs in its nodes."""
+    yield from body.initializer
+    attributes = [item for node in body.node for item in node.attribute]
+    for item in attributes:
+        yield from (item.t, *item.tensors)
+        for nested in (item.g, *item.graphs):
+            yield from _tensors(nested)
+    sparse = [*body.sparse_initializer]
+    for item in attributes:
+        sparse += [item.sparse_tensor, *item.sparse_tensors]
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def save(model: ModelProto, path: Path) -> None:

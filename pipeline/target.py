@@ -13,7 +13,7 @@ from advprune.models.state_dict import load_state_dict
 from advprune.twin import differentiable
 from deploy.health.model import are_probabilities
 from deploy.replay import Targets, twin_name
-from deploy.runtime import EdgeModel, load
+from deploy.runtime import EdgeModel, open_graph, read_graph
 from deploy.runtimes.torchrt import TorchModel
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors")
@@ -117,10 +117,11 @@ def _bare(arch: str, images: ImageSet) -> nn.Module:
 
 
 def _onnx(path: Path, images: ImageSet, device: str) -> Target:
-    engine = load(path)
+    data = read_graph(path)  # once: what is judged and what is attacked are the same bytes
+    engine = open_graph(data, str(path))
     _check_fits(str(path), engine, images)
     try:
-        twin = differentiable(path.read_bytes(), str(path)).to(device)
+        twin = differentiable(data, str(path)).to(device)
     except Incompatible as error:
         return Target("onnx", engine, {}, engine.info.sha256, no_twin=str(error))
     return Target("onnx", engine, {twin_name("onnx"): twin}, engine.info.sha256)

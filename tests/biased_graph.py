@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -26,4 +27,12 @@ def write_graph(path: Path, bias: np.ndarray, batch: str | int = "batch", **exte
     body = helper.make_graph(nodes, "g", ends[:1], ends[1:], [tensor])
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+def divided_by(path: Path, divisor: np.ndarray) -> Path:
+    """The same graph with a division in place of the addition."""
+    model = onnx.load(write_graph(path, divisor))
+    model.graph.node[0].op_type = "Div"
+    onnx.save(model, path)
     return path

@@ -12,13 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from biased_graph import write_graph
+from biased_graph import divided_by, write_graph
 from exported_net import CLASSES, SHAPE, Exported, make_net, run
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from deploy.errors import DeployError
 from deploy.runtime import EdgeModel, load
+from deploy.runtimes.ort import OrtModel
 from deploy.runtimes.torchrt import TorchModel
 
 pytest_plugins = ["export_fixtures"]
@@ -131,7 +132,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path):
     images = np.full((3, 2, 4, 4), 0.5, np.float32)
     good = load(write_graph(tmp_path / "good.onnx", np.array([1.0, 2.0])))
     np.testing.assert_array_equal(good.predict(images), np.full((3, 2), [1.5, 2.5]))
-    bad = load(write_graph(tmp_path / "bad.onnx", np.array([1.0, np.nan])))
+    bad = load(divided_by(tmp_path / "bad.onnx", np.array([1.0, 0.0])))
     with refusal(65, r"bad\.onnx: gave logits that are not finite"):
         bad.predict(images)
 
@@ -158,8 +159,12 @@ def test_files_are_refused_by_kind(exported: Exported, tmp_path: Path):
     ):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
-        with refusal(65, "not a model that onnxruntime runs") as caught:
+        with refusal(65, f"{name}.onnx: not an ONNX file") as caught:
             load(path)
+        assert "\n" not in str(caught.value)
+        # What the runtime itself says is told in one line, too.
+        with refusal(65, "not a model that onnxruntime runs") as caught:
+            OrtModel(data, str(path), threads=1)
         assert "\n" not in str(caught.value)
 
 
@@ -186,8 +191,11 @@ def test_no_file_beside_the_model_is_read(tmp_path: Path, monkeypatch: pytest.Mo
         if location == "secret.bin":  # which onnxruntime by itself would read
             images = np.zeros((1, 2, 4, 4), np.float32)
             np.testing.assert_array_equal(run(path, images, optimise=True), [[7.5, 23.5]])
-        with refusal(65, "not a model that onnxruntime runs"):
+        with refusal(65, "'bias' lies in another file"):
             load(path)
+        # Nor by whoever does not look first.
+        with refusal(65, "not a model that onnxruntime runs"):
+            OrtModel(path.read_bytes(), str(path), threads=1)
 
 
 # Runtimes ---------------------------------------------------------------------------------------
@@ -320,9 +328,10 @@ def test_a_graph_that_computes_in_half_precision_says_so(exported: Exported, tmp
     assert load(tmp_path / "mixed.onnx").info.precision == "int8"
 
 
-def test_missing_onnxruntime_names_the_command(exported: Exported):
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx"])
+def test_a_missing_package_names_the_command(exported: Exported, package: str):
     code = (
-        "import sys; sys.modules['onnxruntime'] = None\n"
+        "import sys; sys.modules[sys.argv[2]] = None\n"
         "from pathlib import Path\n"
         "from deploy.errors import DeployError\n"
         "from deploy.runtime import load\n"
@@ -330,18 +339,18 @@ def test_missing_onnxruntime_names_the_command(exported: Exported):
         "except DeployError as error: sys.exit(f'{error.exit_code} {error}')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, exported.x86],
+        [sys.executable, "-c", code, exported.x86, package],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
     )
-    assert done.stderr == "69 onnxruntime is missing; type: pip install onnxruntime\n"
+    assert done.stderr == f"69 {package} is missing; type: pip install {package}\n"
 
 
 def test_device_needs_neither_torch_nor_the_science(exported: Exported):
     code = (
         "import sys\n"
-        "for name in ('torch', 'advprune', 'export', 'onnx'): sys.modules[name] = None\n"
+        "for name in ('torch', 'advprune', 'export'): sys.modules[name] = None\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
         "import deploy.bench, deploy.runtimes.ort\n"

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from deploy.errors import DeployError
 from deploy.runtime import (
-    LARGEST_CHUNK,
     EdgeInfo,
     InputForm,
     Precision,
     camera_pixels,
     check_images,
     check_logits,
+    images_at_once,
 )
 
 # A node's operator type as protobuf writes it: field 4, length 16, the name.
@@ -71,13 +71,13 @@ def predict(
     """Logits of images from an engine that takes batches in its own form, see `EdgeModel.predict`.
 
     Args:
-        run: batch of at most `LARGEST_CHUNK` -> logits.
+        run: batch of at most `images_at_once` -> logits.
     """
     check_images(images, info.shape)
     form = camera_pixels if info.input == "uint8 NHWC" else np.asarray
+    step = images_at_once(info.shape)
     chunks = [
-        np.asarray(run(form(images[i : i + LARGEST_CHUNK])), np.float32)
-        for i in range(0, len(images), LARGEST_CHUNK)
+        np.asarray(run(form(images[i : i + step])), np.float32) for i in range(0, len(images), step)
     ]
     logits = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
     check_logits(logits, origin)

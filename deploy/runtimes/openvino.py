@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 from collections import Counter
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,8 @@ class OpenVinoModel:
     Compiled for one image when it is opened and for batches of any size when the first one comes:
     a single image takes up to a fifth longer where the size of the batch is left open, a large
     batch does not. In 8 bits the two may round differently, as any two engines do.
+
+    Threads may share it; they take turns.
     """
 
     def __init__(self, data: bytes, origin: str, threads: int) -> None:
@@ -60,6 +63,7 @@ class OpenVinoModel:
         if forms.names_files(data):
             raise DeployError(f"{origin}: names files with weights; put all weights inside", 65)
         self._origin, self._threads = origin, threads
+        self._lock = threading.Lock()
         self._core = openvino.Core()
         try:
             self._model = self._core.read_model(data, b"")
@@ -102,8 +106,14 @@ class OpenVinoModel:
         return dict(sorted(counts.items()))
 
     def _run(self, batch: NDArray) -> NDArray:
-        request = self._single if len(batch) == 1 else self._batches
-        return request.infer({0: batch})[0]
+        # A request has one place for its input; a second thread would be told that it is busy.
+        with self._lock:
+            request = self._single if len(batch) == 1 else self._batches
+            try:
+                return request.infer({0: batch})[0]
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise DeployError(f"{self._origin}: cannot be run ({reason})", 65) from error
 
     @cached_property
     def _batches(self) -> Any:

@@ -87,7 +87,11 @@ class OrtModel:
         return forms.predict(self._run, images, self.info, self._origin)
 
     def _run(self, batch: NDArray) -> NDArray:
-        return np.asarray(self._session.run(None, {self._input: batch})[0])
+        try:
+            return np.asarray(self._session.run(None, {self._input: batch})[0])
+        except _REFUSALS as error:
+            reason = " ".join(str(error).split())
+            raise DeployError(f"{self._origin}: cannot be run ({reason})", 65) from error
 
 
 def _open(
@@ -103,6 +107,8 @@ def _open(
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", _NO_FOLDER
     )
+    # Else it looks for its own format, whatever the file has been found to be.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if asked != _CPU:
         options.add_session_config_entry(_NO_FALLBACK, "1")
     try:

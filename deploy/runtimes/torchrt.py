@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deploy.runtime import LARGEST_CHUNK, EdgeInfo, Precision, check_images, check_logits
+from deploy.runtime import EdgeInfo, Precision, check_images, check_logits, images_at_once
 
 
 class TorchModel:
@@ -43,10 +43,11 @@ class TorchModel:
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of images, see `EdgeModel.predict`."""
         check_images(images, self.info.shape)
+        step = images_at_once(self.info.shape)
         with torch.inference_mode():
             chunks = [
-                self._net(chunk.to(self._device)).float().cpu()
-                for chunk in torch.tensor(images).split(LARGEST_CHUNK)
+                self._net(torch.tensor(images[i : i + step]).to(self._device)).float().cpu()
+                for i in range(0, len(images), step)
             ]
         logits = torch.cat(chunks).numpy()
         check_logits(logits, type(self._net).__name__)

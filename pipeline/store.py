@@ -7,6 +7,7 @@ from pathlib import Path
 
 from advprune.errors import NotFound, Refused
 from deploy.errors import DeployError
+from deploy.sealed import seal
 from pipeline.files import (
     link,
     lock,
@@ -15,7 +16,7 @@ from pipeline.files import (
     sha256,
     storage_errors,
     sync,
-    write_json,
+    write_bytes,
 )
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
 
@@ -109,7 +110,7 @@ class Store:
             if path.is_file()
         }
         manifest = {
-            "schema": 1,
+            "schema": 2,
             "stage": stage.name,
             "version": stage.version,
             "key": stage.key(parents),
@@ -120,7 +121,7 @@ class Store:
             "seconds": round(seconds, 3),
             "environment": dict(environment),
         }
-        write_json(folder / MANIFEST, manifest)
+        write_bytes(folder / MANIFEST, seal(manifest))
         sync(folder)
 
 

@@ -10,6 +10,10 @@ class Refused(Exception):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        # What a file holds ends up in messages, and must neither break the line nor steer a screen.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
 
 class BadData(Refused):
     """Data or an artefact that was found and read, and is not what it must be."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from advprune.errors import BadData
@@ -77,12 +77,17 @@ def save_masks(masks: Masks, path: Path) -> None:
 
 
 def load_masks(path: Path) -> Masks:
-    """Raises BadData where the file cannot be read or a tensor in it is not a bool mask."""
+    """Raises BadData where the file cannot be read, is empty, or holds what is no bool mask."""
     try:
-        masks = load_file(path)
+        masks = load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise BadData(f"{path}: masks cannot be read ({error}); run the stage again") from error
+    if not masks:
+        raise BadData(f"{path}: holds no masks; run the stage again")
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
             raise BadData(f"{path}: mask {name!r} has dtype {mask.dtype}, expected bool")
+        # A file may hold any byte, and torch counts what it is, not whether it is true.
+        if not mask.numel() or mask.view(torch.uint8).max() > 1:
+            raise BadData(f"{path}: mask {name!r} must be of zeros and ones; run the stage again")
     return masks

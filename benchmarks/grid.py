@@ -78,7 +78,7 @@ def measure(job: Job, runs: Path) -> Result:
             time.sleep(1.0)
         except Refused as refusal:
             return Result(job, refused=str(refusal))
-    report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
+    report = json.loads(outcome.artifacts["report"].read("report.json"))
     engines = {engine["name"]: engine for engine in report["engines"]}
     int8 = engines["int8"]
     status = report["verdict"]["status"]

@@ -37,7 +37,6 @@ import os
 import platform
 import re
 import time
-import zipfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Sequence
 
@@ -56,13 +55,13 @@ BUILDER, VERDICTS, BASELINE = "build_engine.py", "edge.int8.json", "verdicts.int
 TOLERANCE = 0.02
 # Of images on which the same class must win; what falls below computes another function.
 AGREEMENT, GOOD_AGREEMENT = 0.98, 0.995
-GOLDEN, BATCH, WARM_UP, FEWEST_BATCHES = 16, 128, 50, 3
+GOLDEN, BATCH, WARM_UP, FEWEST_BATCHES, LARGEST = 16, 128, 50, 3, 2**31
 INCOMPATIBLE = 78
 _CPU = "CPUExecutionProvider"
 _NON_BLOCKING = 1  # of cuda.h: a stream that does not wait for the default one
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _SUM = re.compile(rf"([0-9a-f]{{64}})  ({_PART}(?:/{_PART})*)")
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class Refused(Exception):
@@ -206,8 +205,13 @@ def _json(content: bytes) -> Any:
 
 
 def _arrays(content: bytes) -> dict[str, Any]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """Raises ValueError: no arrays, or larger ones than any bundle holds."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            _demand(sum(entry.file_size for entry in archive.zip.infolist()) <= LARGEST, "size")
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # a broken file makes numpy and zipfile fail in their own ways
+        raise ValueError(f"no arrays ({error!r})") from error
 
 
 def _check(
@@ -418,7 +422,10 @@ def _built_here(tool: Any, gpu: Any, bundle: Bundle, build: Any, out: Path) -> t
     file, onnx = bundle.model("int8-tensorrt")
     plan = out / "model.plan"
     try:
-        content, card = plan.read_bytes(), _json(build.beside(plan, ".json").read_bytes())
+        content, sealed = plan.read_bytes(), build.beside(plan, ".json").read_bytes()
+        card = _json(sealed)
+        card.pop("sha256_of_the_above", None)
+        _demand(build.seal(card) == sealed, "its card was changed")
         # Opening an engine executes it, so first its card must say that it is the one to open.
         own = build.identity(content, onnx, tensorrt=tool.version, gpu=gpu)
         for key, value in own.items():
@@ -558,13 +565,13 @@ def percentile(samples: Sequence[float], share: int) -> float:
 def verdicts(
     bundle: Bundle, opened: Opened, findings: Findings, times: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The verdict file of the 8-bit engine, schema 2, as `deploy.gate` reads it."""
+    """The verdict file of the 8-bit engine, schema 3, as `deploy.gate` reads it."""
     engine, protocol = opened.engines["int8"], bundle.manifest["protocol"]
     identity = {"protocol": protocol, "precision": "int8"}
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     worst = np.logical_and.reduce(list(findings.right.values()))
     return {
-        "schema": 2,
+        "schema": 3,
         "protocol": protocol,
         "protocol_hash": hashlib.sha256(canonical.encode()).hexdigest(),
         "artefact": {"file": engine.file, "sha256": engine.sha256, "precision": "int8"},
@@ -614,7 +621,7 @@ def verify(options: argparse.Namespace, build: Any, bundle: Bundle) -> dict[str,
     }
     if not record["failures"]:
         content = verdicts(bundle, opened, found["int8"], times)
-        build.write_atomic(out / VERDICTS, _pretty(content))
+        build.write_atomic(out / VERDICTS, build.seal(content))
     build.write_atomic(out / "edge.json", _pretty(record))
     return record
 

@@ -18,6 +18,7 @@ from deploy.errors import DeployError
 from deploy.files import write_atomic
 
 ATTACK = "replay"
+LARGEST = 2**31  # bytes of all arrays of a file together
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,18 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: it is none.
     """
-    # Through memory: np.load leaves a file that it cannot read open.
+    data = path.read_bytes()
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        # Through memory: np.load leaves a file that it cannot read open.
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            size = sum(entry.file_size for entry in archive.zip.infolist())
+            if size > LARGEST:
+                raise ValueError(f"unpacks to {size} bytes, more than {LARGEST}")
+            arrays = {name: archive[name] for name in archive.files}
+    # A broken file makes numpy and zipfile fail in their own ways.
+    except Exception as error:
         raise ValueError(f"no arrays in an npz file ({error!r})") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives what is no array as bytes
+            raise ValueError(f"{name} is no array")
+    return arrays

@@ -18,9 +18,11 @@ from deploy import shape
 from deploy.errors import DeployError
 from deploy.files import unique_keys, write_atomic
 from deploy.packing import pack, unpack
+from deploy.sealed import is_sealed, seal, unseal
 
-SCHEMA = 2
-LARGEST_FILE = 64_000_000  # bytes; 10,000 images under ten attacks take 20 kB
+SCHEMA = 3
+LARGEST_FILE = 8_000_000  # bytes; 10,000 images under ten attacks take 20 kB
+_OLDER = ("1", "2")
 
 
 def verdict_file(engine: str) -> str:
@@ -98,6 +100,10 @@ class Verdicts:
             _parse(content)
         return content
 
+    def to_json(self) -> bytes:
+        """The file, which ends in its own digest; refusals as `to_dict`."""
+        return seal(self.to_dict())
+
 
 def canonical(value: object) -> bytes:
     """The one JSON encoding that digests are taken of: sorted keys, no spaces, ASCII, no NaN."""
@@ -116,7 +122,7 @@ def write(path: Path, verdicts: Verdicts) -> None:
     Raises:
         DeployError: 65, inconsistent verdicts; 73 or 74, the file cannot be created or written.
     """
-    write_atomic(path, (json.dumps(verdicts.to_dict(), indent=1) + "\n").encode())
+    write_atomic(path, verdicts.to_json())
 
 
 def read(path: Path) -> Verdicts:
@@ -136,14 +142,20 @@ def read(path: Path) -> Verdicts:
     if len(content) > LARGEST_FILE:
         raise DeployError(f"{path}: larger than {LARGEST_FILE} bytes; not a verdict file", 65)
     with _refused(str(path)):
-        parsed = json.loads(content, object_pairs_hook=unique_keys)
-        if isinstance(parsed, dict) and str(parsed.get("schema")) == "1":
-            raise Outdated(
-                f"{path}: schema 1 is not read any more, only {SCHEMA}; run verify again, or where "
-                "this is a baseline update it (--update-baseline)",
-                65,
-            )
-        return _parse(parsed)
+        if not is_sealed(content):
+            _demand_present(content, path)
+        return _parse(unseal(content))
+
+
+def _demand_present(content: bytes, path: Path) -> None:
+    """Raises Outdated where a file is of a schema that had no digest in it, or ValueError."""
+    parsed = json.loads(content, object_pairs_hook=unique_keys)
+    if isinstance(parsed, dict) and (schema := str(parsed.get("schema"))) in _OLDER:
+        raise Outdated(
+            f"{path}: schema {schema} is not read any more, only {SCHEMA}; run verify again, or "
+            "where this is a baseline update it (--update-baseline)",
+            65,
+        )
 
 
 @contextlib.contextmanager

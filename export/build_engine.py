@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
-CARD_SCHEMA = 1
+CARD_SCHEMA = 2
 SUMS = "SHA256SUMS"
 LIBCUDA = "libcuda.so.1"
 INSTALL = "type: pip install 'tensorrt>=10.3' (on a Jetson, JetPack brings it)"
@@ -322,9 +322,11 @@ def identity(plan: bytes, onnx: bytes, *, tensorrt: str, gpu: Any) -> dict[str, 
     }
 
 
-def to_json(card: dict[str, Any]) -> bytes:
-    """Equal cards give equal bytes."""
-    return (json.dumps(card, indent=2, sort_keys=True) + "\n").encode()
+def seal(content: dict[str, Any]) -> bytes:
+    """JSON that ends in its own digest, as `deploy.sealed` reads it; equal content, equal bytes."""
+    above = json.dumps(content, indent=1, allow_nan=False).encode()[: -len("\n}")]
+    digest = hashlib.sha256(above).hexdigest()
+    return above + f',\n "sha256_of_the_above": "{digest}"\n}}\n'.encode()
 
 
 def this_platform() -> str:
@@ -378,7 +380,7 @@ def build(onnx_path: Path, out: Path, options: BuildOptions, gpu: Driver) -> Bui
     card = make_card(plan, onnx, tensorrt=tool.version, gpu=gpu, options=options, **graph)
     write_atomic(plan_path, plan)
     write_atomic(beside(plan_path, ".timing"), timings)
-    write_atomic(beside(plan_path, ".json"), to_json(card))
+    write_atomic(beside(plan_path, ".json"), seal(card))
     return Built(plan_path, plan, card)
 
 

@@ -79,7 +79,7 @@ def make_card(
         layers=layer_precisions(inspection),
         labels=labels.split("\n") if labels else [],
     )
-    return build_engine.to_json(card)
+    return build_engine.seal(card)
 
 
 def precision(model: ModelProto) -> str:

@@ -49,7 +49,7 @@ def resolve(
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     if file is not None:
-        layers.append((f"file {file}", _flatten(_read_toml(file))))
+        layers.append((f"file {file}", _read_toml(file)))
     layers.append(("environment", _from_environment(environment)))
     layers.append(("flag", {key: value for key, value in flags.items() if value is not None}))
     layers.append(("--set", dict(_parse_setting(text) for text in settings or [])))
@@ -123,11 +123,13 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    """What a recipe file sets: dotted key -> value."""
     try:
-        return tomllib.loads(path.read_text())
+        return _flatten(tomllib.loads(path.read_text()))
     except FileNotFoundError:
         raise NotFound(f"--recipe {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Not a number of digits beyond what Python converts, nor brackets beyond its stack.
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"--recipe {path}: not a TOML file ({error})") from None
 
 
@@ -151,7 +153,7 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

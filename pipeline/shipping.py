@@ -140,8 +140,7 @@ def _expected(verified: Verdicts, replay: Replay) -> bytes:
     """The verdicts of the engine that ships on the replay: what a device is held against."""
     logits = replay.clean[GATED], replay.adversarial[GATED]
     correct = replay.recording.survived(*logits)
-    verdicts = Verdicts(dict(replay.protocol), verified.artefact, correct)
-    return (json.dumps(verdicts.to_dict(), indent=1) + "\n").encode()
+    return Verdicts(dict(replay.protocol), verified.artefact, correct).to_json()
 
 
 def _served(name: str, folder: Path) -> list[triton.Model]:
@@ -165,7 +164,7 @@ def _software(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _report(context: Context) -> dict[str, Any]:
-    return json.loads(context["report"].file("report.json").read_text())
+    return json.loads(context["report"].read("report.json"))
 
 
 def _tensor(end: Mapping[str, Any]) -> triton.Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from advprune.errors import NotFound
+from advprune.files import write
+from deploy.sealed import seal
 from pipeline.files import (
     link,
     lock,
@@ -15,7 +17,6 @@ from pipeline.files import (
     sha256,
     storage_errors,
     sync,
-    write_json,
 )
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
 
@@ -104,7 +105,7 @@ class Store:
             if path.is_file() and not path.name.startswith(CHECKPOINT)
         }
         manifest = {
-            "schema": 1,
+            "schema": 2,
             "stage": stage.name,
             "version": stage.version,
             "key": stage.key(parents),
@@ -117,7 +118,7 @@ class Store:
         }
         for name in files:
             sync(folder / name)  # or a loss of power could leave the name of a file without it
-        write_json(folder / MANIFEST, manifest)
+        write(folder / MANIFEST, seal(manifest))
         sync(folder)
 
 

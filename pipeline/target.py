@@ -15,6 +15,7 @@ from deploy.health.model import are_probabilities
 from deploy.replay import Targets, twin_name
 from deploy.runtime import EdgeModel, open_graph, read_graph
 from deploy.runtimes.torchrt import TorchModel
+from pipeline.stage import check_if_recorded
 
 CHECKPOINTS = (".pt", ".pth", ".tar", ".safetensors")
 _FORWARDS = 5
@@ -54,6 +55,7 @@ def open_target(text: str, arch: str | None, images: ImageSet, device: str) -> T
         NotFound, BadData, Incompatible, DeployError: what it names cannot be used.
     """
     path = Path(text)
+    check_if_recorded(path)
     if path.suffix == ".onnx":
         return _onnx(path, images, device)
     if path.is_dir():

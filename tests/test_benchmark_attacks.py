@@ -17,7 +17,6 @@ from stage_runs import SMALL, Runner
 from torch import Tensor, nn
 
 from advprune.types import Threat
-from pipeline.resolve import to_toml
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.quantize import FLOAT
 from pipeline.stages.training import fresh, images_of, write_network
@@ -189,11 +188,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runner = Runner(SMALL, tmp_path_factory.mktemp("runs"))
     runner.stages["finetune"] = Stage("finetune", ("data",), {}, finetune)
     runner.stages["export"] = Stage("export", ("finetune",), {}, export)
-    for name in ("data", "finetune", "export"):
+    config = {"recipe": SMALL.model_dump(mode="json")}
+    runner.stages["report"] = Stage("report", ("export",), config, lambda context: {})
+    for name in ("data", "finetune", "export", "report"):
         runner.build(name)
-    folder = runner.store.publish("small", runner.made)
-    (folder / "recipe.toml").write_text(to_toml(SMALL, {}))
-    return folder
+    return runner.store.publish("small", runner.made)
 
 
 def test_the_lines_that_are_named_are_run_and_written(

@@ -16,6 +16,7 @@ from tensorrt_builder import DataType, Layer, LayerType, Tensor
 from tensorrt_device import TensorRT, compile_driver, use_driver
 
 from deploy.runtimes.engine_card import read_card
+from deploy.sealed import unseal
 from export import build_engine
 
 pytest_plugins = ["export_fixtures"]
@@ -52,8 +53,8 @@ def test_engine_lies_beside_the_bundle_with_a_card_that_runtimes_read(
     assert set(contents(edge)) == {"model.plan", "model.plan.json", "model.plan.timing"}
     assert {name: path.read_bytes() for name, path in contents(bundle).items()} == before
     onnx = (bundle / "model.int8.onnx").read_bytes()
-    assert json.loads((edge / "model.plan.json").read_text()) == {
-        "schema": 1,
+    assert unseal((edge / "model.plan.json").read_bytes()) == {
+        "schema": 2,
         "sha256": hashlib.sha256(b"engine").hexdigest(),
         "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
         "tensorrt": "10.3.0",

@@ -211,7 +211,7 @@ def rewritten(source: Path, change: Callable[[Members], object], path: Path) -> 
     with tarfile.open(source) as tar:
         members = [(member, tar.extractfile(member).read()) for member in tar]  # pyright: ignore
     change(members)
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for member, content in members:
             # Sizes of what is no plain file must stay: tarfile would write nothing of it.
             tar.addfile(member, io.BytesIO(content) if member.isreg() else None)

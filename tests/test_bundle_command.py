@@ -1,6 +1,5 @@
 """Promise: `advprune bundle` ships what a run made and measured, and checks such a bundle."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from triton_config import parse_config
 from deploy.bundle.check import check_integrity
 from deploy.recording import arrays_of
 from deploy.runtime import load
+from deploy.sealed import seal, unseal
 from deploy.verdicts import read
 
 pytest_plugins = ["tiny_fixtures"]
@@ -152,9 +152,9 @@ def test_what_the_gate_stopped_is_not_bundled(tiny: Tiny, tmp_path: Path, out: P
         (run / entry.name).symlink_to(entry.resolve())
     (entry,) = run.glob("[0-9][0-9]_gate")
     gate = shutil.copytree(entry.resolve(), tmp_path / "gate")
-    manifest = json.loads((gate / "manifest.json").read_text())
+    manifest = unseal((gate / "manifest.json").read_bytes())
     manifest["metrics"]["verdict"] = "FAIL"
-    (gate / "manifest.json").write_text(json.dumps(manifest))
+    (gate / "manifest.json").write_bytes(seal(manifest))
     entry.unlink()
     entry.symlink_to(gate)
     assert "the gate failed" in refusal(advprune("bundle", run, "--out", out), 10)

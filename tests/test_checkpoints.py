@@ -200,3 +200,9 @@ def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(NotFound, match=file):
         checkpoint.load(folder)
+
+
+def test_an_architecture_nested_too_deep_to_be_read_is_refused(folder: Path) -> None:
+    (folder / checkpoint.ARCHITECTURE).write_text("[" * 100_000)
+    with pytest.raises(BadData, match="not JSON: maximum recursion depth"):
+        checkpoint.load(folder)

@@ -124,6 +124,9 @@ def test_unfit_words(tmp_path: Path, digits: data.ImageSet, change: dict, messag
     path.write_text("[]")
     with pytest.raises(BadData, match="must hold exactly"):
         data.read(tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(BadData, match=r"cannot be read .*recursion"):
+        data.read(tmp_path)
 
 
 def test_shared_identities_are_refused(tmp_path: Path, digits: data.ImageSet) -> None:

@@ -428,6 +428,13 @@ CASES: dict[str, list[Line]] = {
 }
 
 
+def test_axes_are_an_attribute_before_opset_18() -> None:
+    lines: list[Line] = [("ReduceMean", "y", ["images"], {"axes": [2, 3], "keepdims": 1}), FLAT]
+    twin = differentiable(net_of(lines, 17).SerializeToString(), "net.onnx")
+    images = random_images(3, SIZE)
+    np.testing.assert_allclose(logits_of(twin, images), images.mean((2, 3)), atol=1e-6)
+
+
 def test_every_operator_has_a_case() -> None:
     tried = {op for lines in CASES.values() for op, *_ in lines}
     assert set(OPERATORS) - tried == {"Centre", "Rescale"}, "our own"
@@ -607,6 +614,12 @@ def test_broken_files_are_refused(exported: Exported, tmp_path: Path) -> None:
         with refusal(65, r"^net.onnx: not a valid ONNX model \(.*\); export it again$"):
             differentiable(broken, "net.onnx")
     refused(net_of([("Add", "y", ["images", f32(3, 4, 7)], {}), FLAT]), 65, "cannot be computed")
+    unreadable = net_of([("Relu", "y", ["images"], {}), FLAT]).SerializeToString()
+    with refusal(65, r"^net.onnx: not a valid ONNX model \(.*utf-8.*\); export it again$"):
+        differentiable(unreadable.replace(b"Relu", b"\xff\xff\xff\xff"), "net.onnx")
+    unknown = net_of([("Relu", "y", ["images"], {}), FLAT])
+    unknown.graph.input[0].type.tensor_type.elem_type = 99
+    refused(unknown, 65, r"no name defined for value 99")
     onnx.save(
         onnx.load(exported.float_onnx),
         tmp_path / "split.onnx",

@@ -20,6 +20,8 @@ from exported_net import Exported
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from deploy.sealed import unseal
+
 pytest_plugins = ["export_fixtures"]
 
 QUICK = ("--calls", "5")
@@ -115,7 +117,7 @@ def test_the_record_says_what_was_found(python: Path, bundle: Path):
 
 def test_verdicts_are_what_the_gate_reads(python: Path, bundle: Path):
     assert verify(python, bundle).returncode == 0
-    content = json.loads((bundle.with_name("net.edge") / "edge.int8.json").read_text())
+    content = unseal((bundle.with_name("net.edge") / "edge.int8.json").read_bytes())
     protocol = json.loads((bundle / "manifest.json").read_text())["protocol"]
     identity = {"protocol": protocol, "precision": "int8"}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -128,7 +130,7 @@ def test_verdicts_are_what_the_gate_reads(python: Path, bundle: Path):
         name: value.tolist() for name, value in flags.items()
     }
     assert content == {
-        "schema": 2,
+        "schema": 3,
         "protocol": protocol,
         "protocol_hash": hashlib.sha256(text.encode()).hexdigest(),
         "artefact": {
@@ -152,7 +154,7 @@ def test_two_runs_give_the_same_verdicts(python: Path, bundle: Path):
     found = []
     for folder in ("first", "second"):
         assert verify(python, bundle, "--out", folder).returncode == 0
-        content = json.loads((bundle.with_name(folder) / "edge.int8.json").read_text())
+        content = unseal((bundle.with_name(folder) / "edge.int8.json").read_bytes())
         del content["measured"]  # times differ
         found.append(content)
     assert found[0] == found[1]

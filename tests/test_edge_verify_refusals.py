@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 def test_a_manifest_that_is_no_table_is_refused(bundle: Path, told: Callable[..., str]):
     text = (bundle / "manifest.json").read_text()
-    for content in ("[]", "{", text.replace("{", '{"name": "twice",', 1)):
+    for content in ("[]", "{", "[" * 100_000, text.replace("{", '{"name": "twice",', 1)):
         (bundle / "manifest.json").write_text(content)
         old = [x for x in (bundle / "SHA256SUMS").read_text().splitlines() if "manifest" not in x]
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -230,6 +231,20 @@ def test_arrays_that_do_not_fit_are_refused(
     bundle: Path, told: Callable[..., str], file: str, name: str, value: Any
 ):
     change_arrays(bundle / file, lambda arrays: arrays.update({name: value}))
+    assert "not a bundle of schema 2" in told(bundle, 65)
+
+
+# Text after the array's description, which numpy cannot take apart; and no array at all.
+@pytest.mark.parametrize("damage", [(b"), }", b"), {"), (b"NUMPY", b"BUMPY")])
+def test_arrays_that_numpy_cannot_read_are_refused(
+    bundle: Path, told: Callable[..., str], damage: tuple[bytes, bytes]
+):
+    with zipfile.ZipFile(bundle / "golden.npz") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(bundle / "golden.npz", "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content.replace(*damage))
+    seal(bundle)
     assert "not a bundle of schema 2" in told(bundle, 65)
 
 

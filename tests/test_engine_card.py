@@ -12,6 +12,7 @@ from exported_net import CLASSES, SHAPE, Exported
 from tensorrt_builder import TensorRT
 
 from deploy.runtimes.device_memory import Gpu
+from deploy.sealed import unseal
 from export import graph
 from export.encodings import uint8_head
 from export.engine_card import BuildOptions, layer_precisions, precision
@@ -36,8 +37,8 @@ def test_card_says_what_the_engine_is(exported: Exported, tensorrt: TensorRT, tm
     options = BuildOptions(32, optimal_batch=4)
     built = build_engine(tmp_path / "model.onnx", out, SHAPE, options, ORIN)
     assert isinstance(built, Built)
-    assert json.loads(built.card.read_text()) == {
-        "schema": 1,
+    assert unseal(built.card.read_bytes()) == {
+        "schema": 2,
         "sha256": hashlib.sha256(b"engine").hexdigest(),
         "onnx_sha256": hashlib.sha256((tmp_path / "model.onnx").read_bytes()).hexdigest(),
         "tensorrt": tensorrt.__version__,

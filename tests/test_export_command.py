@@ -22,6 +22,7 @@ from triton_config import parse_config
 from deploy.bundle.check import check_integrity
 from deploy.bundle.probe import probe
 from deploy.runtime import load
+from deploy.sealed import seal, unseal
 from export import graph
 from export.encodings import uint8_head
 from pipeline.files import sha256
@@ -74,9 +75,9 @@ def changed(run: Path, stage: str, change: Callable[[Path, dict[str, Any]], None
     """Give the run another artefact of a stage, with a manifest that fits it."""
     (entry,) = run.glob(f"[0-9][0-9]_{stage}")
     folder = shutil.copytree(entry.resolve(), run.parent / f"changed-{stage}")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = unseal((folder / "manifest.json").read_bytes())
     change(folder, manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(seal(manifest))
     entry.unlink()
     entry.symlink_to(folder)
 

@@ -10,6 +10,7 @@ from verdict_files import costs, example, health
 from deploy.errors import DeployError
 from deploy.gate import evaluate
 from deploy.gate_baseline import update_baseline
+from deploy.sealed import seal, unseal
 from deploy.verdicts import read, write
 
 
@@ -34,9 +35,9 @@ def test_a_baseline_remembers_why_and_what_was_before(tmp_path: Path) -> None:
     assert new.previous["accuracy"]["worst"] == 0.8
     assert evaluate(example(300), read(path)).status == "PASS"
     for key, value in (("accuracy", {"worst": 2}), ("protocol_hash", 3), ("artefact", {})):
-        content = json.loads(path.read_text())
+        content = unseal(path.read_bytes())
         content["previous"][key] = value
-        (tmp_path / "off.json").write_text(json.dumps(content))
+        (tmp_path / "off.json").write_bytes(seal(content))
         with pytest.raises(DeployError, match="previous"):
             read(tmp_path / "off.json")
 
@@ -104,14 +105,18 @@ def test_the_diff_names_size_and_settings(tmp_path: Path) -> None:
 def test_an_outdated_baseline_can_be_replaced_and_a_foreign_file_not(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(example().to_dict() | {"schema": 1}))
-    update_baseline(path, example(), "schema 2")
-    assert read(path) == replace(example(), reason="schema 2")
+    update_baseline(path, example(), "schema 3")
+    assert read(path) == replace(example(), reason="schema 3")
     foreign = tmp_path / "package.json"
     foreign.write_text('{"name": "mine"}')
     with pytest.raises(DeployError) as refusal:
         update_baseline(foreign, example(), "x")
     assert refusal.value.exit_code == 65
     assert foreign.read_text() == '{"name": "mine"}'
+    damaged = seal(example().to_dict()).replace(b'"schema": 3', b'"schema": 2')
+    foreign.write_bytes(damaged)  # one bit, which must not make it an outdated one
+    with pytest.raises(DeployError, match="digest"):
+        update_baseline(foreign, example(), "x")
     write(foreign, example())  # verdicts without a reason may be replaced: they are ours
     assert "updated" in update_baseline(foreign, example(seed=2), "x")
 

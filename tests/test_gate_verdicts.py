@@ -19,6 +19,7 @@ from verdict_files import N, costs, example, health
 from deploy import verdicts
 from deploy.errors import DeployError
 from deploy.packing import pack, unpack
+from deploy.sealed import seal
 from deploy.verdicts import Outdated, protocol_hash, read, write
 
 
@@ -96,7 +97,7 @@ def _rehash(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any
 
 
 OFF: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "schema": _put("schema", value=3),
+    "schema": _put("schema", value=4),
     "schema 1": _put("schema", value=1),
     "schema as a boolean": _put("schema", value=True),
     "unknown key": _put("extra", value=1),
@@ -146,7 +147,7 @@ def test_a_file_that_is_off_is_refused_in_one_line(tmp_path: Path, what: str) ->
     content = example().to_dict()
     OFF[what](content)
     path = tmp_path / "verdicts.json"
-    path.write_text(json.dumps(content))
+    path.write_bytes(seal(content))
     with pytest.raises(DeployError) as refusal:
         read(path)
     assert refusal.value.exit_code == 65
@@ -160,7 +161,7 @@ def test_padding_bits_must_be_zero(tmp_path: Path) -> None:
     raw = bytearray(base64.b64decode(content["verdicts"]["clean"]))
     raw[-1] |= 1
     content["verdicts"]["clean"] = base64.b64encode(raw).decode()
-    (tmp_path / "v.json").write_text(json.dumps(content))
+    (tmp_path / "v.json").write_bytes(seal(content))
     with pytest.raises(DeployError, match="padding"):
         read(tmp_path / "v.json")
 
@@ -189,6 +190,14 @@ def test_a_huge_file_is_refused_before_it_is_parsed(
     assert refusal.value.exit_code == 65
 
 
+def test_a_file_of_this_schema_without_its_digest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.json"
+    path.write_text(json.dumps(example().to_dict()))
+    with pytest.raises(DeployError, match="digest") as refusal:
+        read(path)
+    assert (type(refusal.value), refusal.value.exit_code) == (DeployError, 65)
+
+
 def test_a_missing_file_is_another_refusal(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
         with pytest.raises(DeployError) as refusal:
@@ -206,8 +215,9 @@ def test_verdicts_that_are_off_are_not_written(tmp_path: Path, change: dict[str,
     assert not list(tmp_path.iterdir())
 
 
-def test_an_older_schema_says_what_to_do(tmp_path: Path) -> None:
-    content = example().to_dict() | {"schema": 1}
+@pytest.mark.parametrize("schema", [1, 2])
+def test_an_older_schema_says_what_to_do(tmp_path: Path, schema: int) -> None:
+    content = example().to_dict() | {"schema": schema}
     (tmp_path / "v.json").write_text(json.dumps(content))
     with pytest.raises(Outdated, match=r"run verify again.*baseline update it") as refusal:
         read(tmp_path / "v.json")

@@ -12,7 +12,7 @@ PACKAGES = ("advprune", "export", "deploy", "pipeline")
 SOURCES = sorted(path for folder in (*PACKAGES, ".ci") for path in (ROOT / folder).rglob("*.py"))
 BUDGET = 260
 # Each travels to devices by itself, with all that it needs.
-BUDGETS = {"export/build_engine.py": 490, "deploy/edge_verify.py": 720}
+BUDGETS = {"export/build_engine.py": 490, "deploy/edge_verify.py": 725}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

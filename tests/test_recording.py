@@ -1,6 +1,9 @@
 """What is recorded for a device is what was measured: its images, its verdicts, its protocol."""
 
 import hashlib
+import io
+import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from bundles import PROTOCOL, RECORDING
 
+from deploy import recording
 from deploy.errors import DeployError
 from deploy.recording import Recording, arrays_of, load, npz, save
 
@@ -61,6 +65,30 @@ def _without(name: str) -> dict[str, np.ndarray]:
     return {key: array for key, array in vars(RECORDING).items() if key != name}
 
 
+# Entries that numpy does not take for arrays, or cannot read in one way or another.
+DAMAGE = [
+    (rb"\x93NUMPY", b"\x00NUMPY"),
+    (rb"\), \}", b"), {"),
+    (rb"'\|u1'", b"'|O8'"),
+    (rb"'shape': \(40", b"'shape': (9" + b"9" * 12),
+]
+
+
+def damaged(pattern: bytes, other: bytes) -> bytes:
+    """A recording whose first entry is damaged, under a checksum that fits."""
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(npz(vars(RECORDING)))) as whole,
+        zipfile.ZipFile(buffer, "w") as archive,
+    ):
+        for number, name in enumerate(whole.namelist()):
+            content = whole.read(name)
+            changed = re.sub(pattern, other, content, count=1) if number == 0 else content
+            assert changed != content or number
+            archive.writestr(name, changed)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -71,6 +99,7 @@ def _without(name: str) -> dict[str, np.ndarray]:
         npz(vars(RECORDING) | {"clean": RECORDING.clean.astype(np.float32)}),
         npz(vars(RECORDING) | {"adversarial": RECORDING.adversarial[..., :-1]}),
         npz({name: array[..., 0] for name, array in vars(RECORDING).items()}),
+        *(damaged(*change) for change in DAMAGE),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -91,3 +120,12 @@ def test_an_empty_recording_is_still_one(tmp_path: Path) -> None:
     empty = Recording(*(array[:0] for array in vars(RECORDING).values()))
     save(tmp_path / "recording.npz", empty)
     assert len(load(tmp_path / "recording.npz")) == 0
+
+
+def test_a_file_that_unpacks_to_more_than_it_may_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recording.npz").write_bytes(npz({"clean": np.zeros(10**6)}))
+    monkeypatch.setattr(recording, "LARGEST", 10**6)
+    with pytest.raises(DeployError, match="unpacks to 8000128 bytes, more than 1000000"):
+        load(tmp_path / "recording.npz")

@@ -123,7 +123,7 @@ def test_camera_engine_sees_pixels(tensorrt: TensorRT, tmp_path: Path):
         ({"tensorrt": "11.5.0", "version_compatible": True}, 78, r"11\.5\.0 or later, here is"),
         ({"tensorrt": "10.16.1", "version_compatible": True}, 78, r"10\.16\.1 or later, here is"),
         ({"sha256": "0" * 64}, 65, "its card is of 000000000000"),
-        ({"schema": 2}, 65, "not an engine card .*schema 2"),
+        ({"schema": 1}, 65, "not an engine card .*schema 1"),
         ({"sha256": None}, 65, "not an engine card .*None is no str"),
         ({"tensorrt": "eleven"}, 65, "not an engine card"),
         ({"version_compatible": 1}, 65, "not an engine card .*1 is no bool"),

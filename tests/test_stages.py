@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -224,7 +223,7 @@ def test_the_code_of_a_factory_belongs_to_standard(
 @pytest.mark.parametrize("key", ["gate.baseline", "gate.release"])
 def test_a_baseline_counts_by_its_content(tmp_path: Path, key: str) -> None:
     for name, reason in (("a", "one"), ("b", "one"), ("c", "two")):
-        (tmp_path / name).write_text(json.dumps(verdicts_file(reason)))
+        (tmp_path / name).write_bytes(verdicts_file(reason))
 
     def gate_with(name: str) -> Mapping[str, Any]:
         return configs({key: tmp_path / name})["gate"]
@@ -259,7 +258,7 @@ def test_runs_that_differ_in_anything_have_names_that_differ() -> None:
     assert names[2].startswith("digits_digits_resnet_harp_s0.5_seed0_")
 
 
-def verdicts_file(reason: str) -> dict[str, Any]:
+def verdicts_file(reason: str) -> bytes:
     from deploy.verdicts import Verdicts
 
     protocol = {
@@ -272,7 +271,7 @@ def verdicts_file(reason: str) -> dict[str, Any]:
         "input": "float32 NCHW [0,1]",
     }
     artefact = {"file": "m", "sha256": "0" * 64, "precision": "int8"}
-    return Verdicts(protocol, artefact, {"clean": [True]}, reason).to_dict()
+    return Verdicts(protocol, artefact, {"clean": [True]}, reason).to_json()
 
 
 # Training ---------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from verdict_files import example
 
+from deploy.sealed import seal
 from deploy.verdicts import verdict_file, write
 from pipeline.cli import app
-from pipeline.files import sha256, write_json
+from pipeline.files import sha256
 
 HEAVY = ("torch", "numpy", "pydantic", "onnx", "onnxruntime", "safetensors", "jinja2", "scipy")
 SHOW = """
@@ -41,7 +42,8 @@ def run(tmp_path: Path) -> Path:
     for engine, digest in (("int8", "a"), ("fp32", "b")):
         write(folder / verdict_file(engine), example(sha=digest, precision=engine))
     files = {path.name: {"sha256": sha256(path)} for path in sorted(folder.iterdir())}
-    write_json(folder / "manifest.json", {"files": files, "metrics": {}})
+    rest = {"config": {}, "metrics": {}, "seconds": 1.0, "environment": {}}
+    (folder / "manifest.json").write_bytes(seal({**rest, "files": files}))
     return tmp_path / "run"
 
 

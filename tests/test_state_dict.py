@@ -260,3 +260,12 @@ def test_broken_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.pt").mkdir()
     with refusal(NotFound, "cannot be read: Is a directory"):
         load_state_dict(build(), tmp_path / "folder.pt")
+
+
+def test_an_archive_that_only_torch_could_read_is_refused_unread(tmp_path: Path) -> None:
+    """Its size once unpacked would be nobody's guess."""
+    whole = saved(inner(), tmp_path / "net.pt").read_bytes()
+    at = whole.rindex(b"data.pkl")
+    (tmp_path / "net.pt").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    with refusal(BadData, r"not a PyTorch checkpoint \('utf-8' codec can't decode"):
+        load_state_dict(build(), tmp_path / "net.pt")

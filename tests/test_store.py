@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from advprune.errors import BadData, Busy, CannotCreate, NotFound, Refused, StorageFailed
 from advprune.files import write
 from deploy.errors import DeployError
+from deploy.sealed import seal, unseal
 from deploy.verdicts import canonical
 from pipeline import files
 from pipeline.files import link, lock, needed_folder, storage_errors
@@ -286,8 +287,8 @@ def test_a_file_that_was_changed_or_removed_is_refused_by_name(tmp_path: Path) -
 
 
 def edited(made: Artifact, **changes: Any) -> Path:
-    manifest = json.loads((made.path / MANIFEST).read_text()) | changes
-    (made.path / MANIFEST).write_text(json.dumps(manifest))
+    manifest = unseal((made.path / MANIFEST).read_bytes()) | changes
+    (made.path / MANIFEST).write_bytes(seal(manifest))
     return made.path
 
 
@@ -312,6 +313,41 @@ def test_a_manifest_with_strange_files_is_refused(tmp_path: Path, files: Any) ->
         read_artifact(path)
     with pytest.raises(BadData, match="not a manifest"):
         Store(tmp_path).find(make_stage(), {})
+
+
+@pytest.mark.parametrize("changes", [{"metrics": 3}, {"seconds": "1"}, {"config": None}])
+def test_a_manifest_of_other_kinds_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = edited(build(Store(tmp_path), make_stage()), **changes)
+    with pytest.raises(BadData, match=rf"not a manifest \({next(iter(changes))} must be"):
+        read_artifact(path)
+
+
+def test_a_file_too_many_or_a_link_in_an_artefact_is_noticed(tmp_path: Path) -> None:
+    made = build(Store(tmp_path / "runs"), make_stage(writes("abc")))
+    (tmp_path / "out.txt").write_text("abc")
+    extra = made.path / "deep" / "extra"
+    extra.parent.mkdir()
+    extra.write_text("")
+    with pytest.raises(BadData, match=r"deep/extra: a link, or not listed in manifest\.json"):
+        made.check()
+    extra.unlink()
+    assert made.check() == made.path
+    assert made.read("out.txt") == b"abc"
+    for name in ("out.txt", MANIFEST, "deep/folder"):
+        path = made.path / name
+        content = path.read_bytes() if path.exists() else None
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path if content is None else tmp_path / "out.txt")
+        with pytest.raises(BadData, match="a link, or not listed"):
+            made.check()
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+    (made.path / "out.txt").unlink()
+    (made.path / "out.txt").symlink_to(tmp_path / "out.txt")  # the right content, elsewhere
+    for use in (made.file, made.read):
+        with pytest.raises(BadData, match="missing or changed"):
+            use("out.txt")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"files": {}, "metrics": 3}'])

@@ -27,6 +27,7 @@ from deploy.errors import DeployError
 from deploy.runtime import camera_pixels
 from deploy.runtimes.device_memory import Gpu
 from deploy.runtimes.tensorrt import TensorRtModel
+from deploy.sealed import seal, unseal
 from export import build_engine as build_script
 from export import graph
 from export.encodings import uint8_head
@@ -142,8 +143,8 @@ def test_engine_of_another_version_is_not_opened(exported: Exported, fake: Fake,
     engine = tmp_path / "model.plan"
     built = build_engine(exported.int8, engine, SHAPE, OPTIONS, ORIN)
     assert isinstance(built, Built)
-    card = json.loads(built.card.read_text())
-    built.card.write_text(json.dumps(card | {"tensorrt": "10.9.0"}))
+    card = unseal(built.card.read_bytes())
+    built.card.write_bytes(seal(card | {"tensorrt": "10.9.0"}))
     del fake.life.seen["host code"]  # set by every engine that is opened
     with pytest.raises(DeployError, match=r"built for TensorRT 10\.9\.0, here is") as refused:
         TensorRtModel(engine)

@@ -120,6 +120,8 @@ def _pillow_warnings() -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise OSError("no plain file")
         with Image.open(path) as image:
             yield image
     except _BOMB as error:

@@ -81,7 +81,7 @@ def read(folder: Path) -> ImageSet:
 def _read_words(path: Path) -> dict:
     try:
         words = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read ({error}); run the data stage again") from error
     kinds = {"name": str, "classes": list, "augment": str, "digest": str}
     if not isinstance(words, dict) or words.keys() != kinds.keys():

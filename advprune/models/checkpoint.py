@@ -68,7 +68,7 @@ def load_architecture(folder: Path) -> Architecture:
     path = folder / ARCHITECTURE
     try:
         return Architecture.from_dict(json.loads(_read(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadData(f"{path}: not JSON: {error}; write the checkpoint again") from error
     except BadData as error:
         raise BadData(f"{path}: {error}; write the checkpoint again") from error

@@ -26,6 +26,7 @@ from advprune.models.checkpoint import fill
 LARGEST_FILE = 2 << 30
 WRAPPERS = ("state_dict", "net", "model")
 _PICKLES = {".pt", ".pth", ".tar"}
+_ZIP = b"PK\x03\x04"  # by which torch tells its archives from older files
 _PARALLEL = "module."
 _INNER = "network."
 _NAMED_IN_A_MESSAGE = 5
@@ -105,11 +106,14 @@ def _parse(data: bytes, path: Path) -> object:
 
 def _check_unpacked_size(data: bytes, path: Path) -> None:
     """torch stores its archives uncompressed; one that is not may unpack to anything."""
+    if not data.startswith(_ZIP):
+        return  # an old pickle, or broken: torch will say
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile:
-        return  # an old pickle, or broken: torch will say
+    # What this reader cannot take, torch's own might, however large it becomes.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise BadData(f"{path}: not a PyTorch checkpoint ({error}); fetch it again") from error
     if size > LARGEST_FILE:
         raise BadData(f"{path}: unpacks to {size} bytes, more than {LARGEST_FILE}; do not use it")
 

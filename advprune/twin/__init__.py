@@ -35,8 +35,8 @@ def differentiable(data: bytes, origin: str) -> nn.Module:
         Incompatible: something in it has no differentiable counterpart here.
     """
     model = _parse(data, origin)
-    camera, shape = _input_form(model.graph, origin)
     try:
+        camera, shape = _input_form(model.graph, origin)
         _check_opset(model)
         twin = Network(model.graph, camera)
         with torch.no_grad():
@@ -65,7 +65,8 @@ def _parse(data: bytes, origin: str) -> ModelProto:
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
             raise BadData(f"{origin}: weights lie in another file; export with external_data=False")
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    # A ValueError, where the checker cannot even read the name that it would complain about.
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadData(f"{origin}: not a valid ONNX model ({reason}); export it again") from error
     return model

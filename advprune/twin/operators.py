@@ -124,11 +124,17 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _reduce_mean(
-    x: Tensor, axes: Tensor | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    x: Tensor,
+    axes: Tensor | list[int] | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
 ) -> Tensor:
-    if axes is None or axes.numel() == 0:
+    # Before opset 18 the axes are an attribute.
+    places = axes.tolist() if isinstance(axes, Tensor) else axes
+    if not places:
         raise Unsupported("no axes")
-    return x.mean(axes.tolist(), keepdim=bool(keepdims))
+    return x.mean(places, keepdim=bool(keepdims))
 
 
 def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:

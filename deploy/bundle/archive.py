@@ -31,6 +31,7 @@ _XZ, _SPARSE = ".xz", ".sparse"
 # What a member ends in -> its content, of what was packed and the size that it must have.
 _UNPACK = {_XZ: sparse.decompress, _SPARSE: sparse.unpack}
 _LARGEST = 2**31  # bytes of an archive
+_ENDING = 2 * tarfile.BLOCKSIZE  # zeros, before what fills up the last record
 _OVERHEAD = 1000  # bytes by which what cannot be compressed may grow, besides a hundredth
 
 
@@ -88,11 +89,15 @@ def unpack(
         file.seek(0)
         try:
             _unpack(file, archive, draft, key, release)
+            return check_integrity(draft, key, release)
         except (tarfile.TarError, ValueError, EOFError) as error:
             raise DeployError(
                 f"{archive}: not an archive of a bundle ({error}); fetch it again", 65
             ) from error
-        return check_integrity(draft, key, release)
+        except DeployError as error:  # the draft is gone by the time that anyone reads of it
+            raise DeployError(
+                str(error).replace(f"{draft}", f"{archive}"), error.exit_code
+            ) from error
 
 
 def _unpack(file: BinaryIO, archive: Path, draft: Path, key: Path | None, release: int) -> None:
@@ -114,6 +119,7 @@ def _unpack(file: BinaryIO, archive: Path, draft: Path, key: Path | None, releas
         manifest = parse(content, f"{archive}: {MANIFEST}")
         check_release(manifest, release, archive)
         waiting: dict[str, Entry] = dict(manifest["files"])
+        end = 0
         while member is not None:
             name, suffix = _split(member.name)
             known = name in waiting
@@ -121,22 +127,35 @@ def _unpack(file: BinaryIO, archive: Path, draft: Path, key: Path | None, releas
             entry = waiting.pop(name)
             packed = _read(tar, member, entry.bytes + entry.bytes // 100 + _OVERHEAD)
             _put(draft / name, packed, suffix, entry)
+            end = file.tell()
             member = tar.next()
     demand(not waiting, f"{archive}: lacks {', '.join(sorted(waiting))}")
+    file.seek(end)
+    if file.read(2 * tarfile.RECORDSIZE) != bytes(_ENDING + -(end + _ENDING) % tarfile.RECORDSIZE):
+        raise ValueError("goes on after its last member, or is cut short")
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo | None, largest: int) -> bytes:
-    """The bytes of a plain file of bounded size; nothing else is ever written."""
-    if member is None or member.type != tarfile.REGTYPE or member.pax_headers or tar.pax_headers:
+    """The bytes of a plain file of bounded size, every bit around them as `pack` leaves it."""
+    if member is None or tar.pax_headers or tar.fileobj is None:
+        raise ValueError("a member is no plain file")
+    tar.fileobj.seek(member.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != _header(member.name, member.size):
         raise ValueError("a member is no plain file")
     if member.size > largest:
         raise ValueError(f"{member.name!r} takes {member.size} bytes, above {largest}")
     content = tar.extractfile(member)
     assert content is not None  # as it is a plain file
-    found = content.read()
-    if len(found) != member.size:
-        raise ValueError(f"{member.name!r} ends early")
+    found = content.read()  # all of it, or tarfile refuses
+    if tar.fileobj.read(-member.size % tarfile.BLOCKSIZE).strip(b"\0"):
+        raise ValueError(f"{member.name!r} goes on after its end")
     return found
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _split(name: str) -> tuple[str, str]:

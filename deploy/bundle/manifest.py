@@ -27,7 +27,7 @@ LARGEST_FILE = 2**31  # an ONNX file cannot be larger
 MOST_FILES = 1000
 # Plain ASCII, so no two names look alike; none is hidden, leads upwards or starts an option.
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_LINE = re.compile(r"([0-9a-f]{64})  ([!-~]+)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OUTSIDE = {MANIFEST: LARGEST_MANIFEST, SIGNATURE: LARGEST_SIGNATURE, SUMS: LARGEST_MANIFEST}
 

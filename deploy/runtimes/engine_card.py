@@ -5,20 +5,19 @@ obscure refusal at best. `export.engine_card` writes the card; needs the standar
 """
 
 import hashlib
-import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from deploy.errors import DeployError
-from deploy.files import unique_keys
+from deploy.sealed import unseal
 
-SCHEMA = 1
+SCHEMA = 2
 REBUILD = "rebuild it here: advprune export RUN --target tensorrt"
 TYPES = ("float32", "float16", "uint8")
 _AMPERE = (8, 0)
-_MALFORMED = (ValueError, LookupError, TypeError)
+_MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
 _Kind = TypeVar("_Kind")
 
 
@@ -82,7 +81,7 @@ def read_card(engine: Path, plan: bytes) -> EngineCard:
             66,
         ) from error
     try:
-        card = _parse(json.loads(text, object_pairs_hook=unique_keys))
+        card = _parse(unseal(text))
     except _MALFORMED as error:
         raise DeployError(f"{path}: not an engine card ({error!r}); {REBUILD}", 65) from error
     found = hashlib.sha256(plan).hexdigest()

@@ -2,13 +2,12 @@
 
 import json
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from deploy.errors import DeployError
+from advprune.errors import BadData
 from deploy.report import terminal
 from pipeline.devices import use_threads
 from pipeline.recipe import Recipe
@@ -19,7 +18,7 @@ from pipeline.watch import Silent
 
 def report(run: Path, as_json: bool) -> int:
     artifact = open_run(run)["report"]
-    content = json.loads(artifact.file("report.json").read_text())
+    content = json.loads(artifact.read("report.json"))
     if as_json:
         sys.stdout.write(json.dumps(content) + "\n")
         return 0
@@ -31,9 +30,11 @@ def report(run: Path, as_json: bool) -> int:
 def context_of(run: Path) -> Context:
     """What the verify stage of this run was given."""
     artifacts: Mapping[str, Artifact] = open_run(run)
+    # The recipe.toml beside it is for people, who may edit it; a manifest has a digest.
+    path, config = artifacts["report"].path, artifacts["report"].manifest["config"]
     try:
-        recipe = Recipe.model_validate(tomllib.loads((run / "recipe.toml").read_text()))
-    except (OSError, ValueError) as error:
-        raise DeployError(f"{run}/recipe.toml: not the recipe of a run ({error})", 65) from error
+        recipe = Recipe.model_validate(config.get("recipe"))
+    except ValueError as error:
+        raise BadData(f"{path}: holds no recipe of a run ({error}); run again") from error
     use_threads(recipe.threads)
     return Context(recipe, artifacts, run, Silent())

@@ -29,7 +29,7 @@ def run(values: dict[str, Any]) -> int:
     screen.title(recipe.title(recipe.device))
     profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
     outcome = execute(recipe, sources, values["runs"], screen, profile, every)
-    report = json.loads(outcome.artifacts["report"].file("report.json").read_text())
+    report = json.loads(outcome.artifacts["report"].read("report.json"))
     if values["as_json"]:
         sys.stdout.write(json.dumps(report) + "\n")
     else:

@@ -54,9 +54,9 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     results = {
         key: value
         for file in (FINDINGS, MEASUREMENTS)
-        for key, value in json.loads(artifacts["verify"].file(file).read_text()).items()
+        for key, value in json.loads(artifacts["verify"].read(file)).items()
     }
-    gate = json.loads(artifacts["gate"].file("gate.json").read_text())
+    gate = json.loads(artifacts["gate"].read("gate.json"))
     masks = load_masks(artifacts["prune"].file("masks.safetensors"))
     layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
     engines = [_engine(name, artifacts["verify"], results) for name in results["sizes"]]
@@ -110,7 +110,7 @@ def _structure(finetuned: Artifact, results: Mapping[str, Any]) -> dict[str, Any
         return None
     dense = results["speed"][DENSE]
     return {
-        **json.loads(finetuned.file(STRUCTURE).read_text()),
+        **json.loads(finetuned.read(STRUCTURE)),
         "dense": {key: value for key, value in dense.items() if key != "samples_ms"},
         "latent": results["latent"],
     }

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from advprune.attacks.spec import parse
+from advprune.data import Reading
 from advprune.errors import Refused
 from advprune.method import PruningMethod, Sparsity, get
 from advprune.objectives import Objective, ObjectiveName
@@ -163,16 +164,18 @@ class Recipe(Section):
     data_dir: Path = Path("data")
     extra_data: Path | None = None
     image_size: int | None = Field(default=None, ge=4)
+    convert: Literal["rgb"] | None = None
+    skip_bad: bool = False
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
-    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    split_seed: int = Field(default=0, ge=0, lt=2**64)
     model: str = "digits_resnet"
     objective: ObjectiveName = "pgd"
     norm: Norm = "linf"  # before eps, which it bounds
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
     beta: float | None = Field(default=None, ge=0)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
@@ -185,6 +188,10 @@ class Recipe(Section):
     quantize: Quantization = Quantization(epochs=10, lr=0.01)
     verify: Verification = Verification()
     gate: Gate = Gate()
+
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading(self.image_size, self.convert == "rgb", self.skip_bad)
 
     def threat(self) -> Threat:
         return Threat(eps=self.eps, norm=self.norm)

@@ -43,7 +43,7 @@ def attack(values: dict[str, Any]) -> int:
         data_dir=recipe.data_dir,
         split_seed=recipe.split_seed,
         limit_test=recipe.limit_test,
-        image_size=recipe.image_size,
+        reading=recipe.reading(),
     ).to(device)
     target = open_target(values["target"], values["arch"], images, device)
     result: dict[str, Any] = {

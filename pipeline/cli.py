@@ -61,6 +61,9 @@ def verify(
 def attack(
     target: Annotated[str, typer.Argument(help="FILE.onnx, a checkpoint, or package.mod:factory.")],
     arch: Annotated[str | None, typer.Option(help="Network of a checkpoint.")] = None,
+    cast: Annotated[
+        bool, typer.Option("--cast", help="Take weights in another precision, as float16.")
+    ] = False,
     data: Annotated[str | None, typer.Option(help="digits, folder:PATH, ...: its tests.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where downloaded data sets are.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize and crop to this side.")] = None,

@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-_LONGEST_LINE = 2000  # of a refusal: values may have any length
+_LONGEST_WORD = 1000  # that a refusal quotes: a value may have any length
 # How often a thread of torch looks for work before it sleeps. By default so often that two threads
 # on a busy core are slower than one; not so with this number, and on idle cores it costs nothing.
 _SPINS = "10000"
@@ -205,9 +205,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int, words: list[str]) -> None:
-    line = " ".join(message.split())
-    if len(line) > _LONGEST_LINE:
-        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+    words_of_it = (
+        w if len(w) < _LONGEST_WORD else f"{w[:80]}...{w[-80:]}" for w in message.split()
+    )
+    line = " ".join(words_of_it)
     if "--json" in words:
         sys.stdout.write(json.dumps({"error": line, "exit_code": code}) + "\n")
     else:

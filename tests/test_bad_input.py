@@ -44,7 +44,7 @@ SETTINGS = [
     Bad("run --baseline none.json", 12, ("--baseline none.json: no such file", "--update-base")),
     Bad("run --data folder:none", 66, ("folder:none", "check the path")),
     Bad("run --data folder:", 2, ("folder:PATH",)),
-    Bad("run --image-size 16", 2, ("--image-size is for folders", "8x8")),
+    Bad("run --image-size 16", 2, ("--image-size 16 is only for folders", "8x8")),
     Bad("run --limit-train 20", 65, ("--limit-train 20",)),
     Bad("run --limit-train 1000", 65, ("leave 100 to calibrate", "at least 1024")),
     Bad("plan --sparsity 90", 2, ("did you mean 0.90?",)),

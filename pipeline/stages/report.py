@@ -97,7 +97,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
-            *_of_data(recipe, artifacts["data"].metrics),
+            *notes_on_data(recipe, artifacts["data"].metrics),
             _QUANTISATION[str(quantised["quantisation"])],
             *filter(None, [str(quantised["calibration_doubts"])]),
             f"int8 operators that run: {exported['fused_operators']}",
@@ -106,7 +106,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     }
 
 
-def _of_data(recipe: Recipe, loaded: Metrics) -> list[str]:
+def notes_on_data(recipe: Recipe, loaded: Metrics) -> list[str]:
     """What was left out of the images, and where they are fewer than a batch."""
     skipped, train = loaded.get("skipped"), int(loaded["train"])
     wide = [

@@ -1,5 +1,6 @@
 """Bad models under `advprune attack`, and networks that a run cannot prune, are named at once."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,26 +165,20 @@ MODELS = [
 
 
 @pytest.mark.parametrize("bad", MODELS, ids=str)
-def test_a_factory_that_makes_no_network(bad: Bad, empty_folder: Path, tmp_path: Path) -> None:
+def test_a_factory_that_makes_no_network(
+    bad: Bad, empty_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (empty_folder / "mine.py").write_text(FACTORIES)
     (empty_folder / "quits.py").write_text("raise SystemExit(0)\n")
-    (empty_folder / "__pycache__").mkdir()
     # In the run the images come first; they are good, and stay for the next attempt.
     (tmp_path / "runs").mkdir()
     words = ("--model", bad.words, "--runs", tmp_path / "runs")
-    refused_with_caches("run", *words, code=bad.code, says=bad.says)
+    refused("run", *words, code=bad.code, says=bad.says)
     left = {path.name.split("-")[0] for path in (tmp_path / "runs").glob("store/*")}
     assert left <= {"data"}
     if not bad.words.startswith("torchvision:"):
-        refused_with_caches("attack", bad.words, *FEW, code=bad.code, says=bad.says)
-
-
-def refused_with_caches(*words: str | Path, code: int, says: tuple[str, ...]) -> None:
-    """As `refused`; Python leaves what it compiled, which is not ours to judge."""
-    from unittest.mock import patch
-
-    with patch("sys.dont_write_bytecode", True):
-        refused(*words, code=code, says=says)
+        refused("attack", bad.words, *FEW, code=bad.code, says=bad.says)
 
 
 BUDGETS = [

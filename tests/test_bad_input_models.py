@@ -110,11 +110,13 @@ def test_a_file_that_is_no_model(name: str, tmp_path: Path) -> None:
     refused("attack", tmp_path / name, "--arch", ARCH.model, *FEW, code=code, says=(says,))
 
 
-def graph(shape: tuple[int | str, ...], path: Path) -> Path:
+def graph(shape: tuple[int | str, ...], path: Path, weight: float = 0.1) -> Path:
     """Ten logits from images of this shape."""
     entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 10))
-    kernel = helper.make_tensor("w", TensorProto.FLOAT, (10, 1, 1, 1), [0.1 * i for i in range(10)])
+    kernel = helper.make_tensor(
+        "w", TensorProto.FLOAT, (10, 1, 1, 1), [weight * i for i in range(10)]
+    )
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("GlobalMaxPool", ["c"], ["p"]),
@@ -135,6 +137,12 @@ def test_a_graph_whose_images_have_no_size(shape: tuple[int | str, ...], tmp_pat
 def test_a_graph_for_other_images(tmp_path: Path) -> None:
     path = graph(("N", 1, 16, 16), tmp_path / "net.onnx")
     refused("attack", path, *FEW, code=78, says=("takes images (1, 16, 16)", "(1, 8, 8)"))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_graph_with_weights_that_are_no_numbers(weight: float, tmp_path: Path) -> None:
+    path = graph(("N", 1, 8, 8), tmp_path / "net.onnx", weight)
+    refused("attack", path, *FEW, code=65, says=("net.onnx", "not finite"))
 
 
 FACTORIES = """

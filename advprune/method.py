@@ -49,7 +49,7 @@ def check_sparsity(value: float) -> float:
         ValueError: with the value that was probably meant.
     """
     if 0.0 <= value < 1.0:
-        return value
+        return abs(value)  # minus zero has a name of its own
     # Shifting the decimal point keeps every digit: 90 is 0.90, and 99.9 is 0.999, not 1.00.
     meant = Decimal(f"{value:.10g}").scaleb(-2)
     hint = f"; did you mean {meant}?" if 1.0 < value < 100.0 else ""

@@ -64,6 +64,19 @@ def demand_absent(folder: Path) -> None:
         raise DeployError(f"{folder}: exists already; remove it or name another folder", 73)
 
 
+def demand_writable(path: Path) -> None:
+    """Refuse early where `write_atomic` would refuse late.
+
+    Raises:
+        DeployError: 73, a folder has this name, or nothing can be created beside it.
+    """
+    if path.is_dir():
+        raise DeployError(f"{path}: is a folder; name a file in it", 73)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        reason = "not writable" if path.parent.is_dir() else "there is no such folder"
+        raise DeployError(f"{path}: cannot be created ({path.parent}: {reason})", 73)
+
+
 def sha256(path: Path) -> str:
     """Digest of a file, in hex."""
     with path.open("rb") as file:

@@ -25,7 +25,8 @@ def show(
 ) -> None:
     """Print accuracy under every attack with its 95 % interval, and what casts doubt on it."""
     count = len(next(iter(verdicts.values()))["clean"])
-    title = f"{count} images, {threat['norm']} eps {radius(threat['eps'])}"
+    eps = radius(threat["eps"]) if threat["eps"] else "0: clean accuracy"
+    title = f"{count} images, {threat['norm']} eps {eps}"
     parts: list[RenderableType] = [Text(title, style="bold"), _attacks(verdicts)]
     if curve is not None:
         parts.append(_medians(curve))

@@ -23,8 +23,11 @@ from advprune.spans import span
 Method = Literal["minmax", "entropy", "percentile"]
 FEWEST_IMAGES = 128
 ENOUGH_IMAGES = 512
-# In standard deviations of a pixel, between the means of calibration and of training images.
-_FAR = 0.5
+# In standard deviations of a pixel, between the means of calibration and of training images: a
+# doubt, and another task. Means of 128 images of one task lie within 0.1 of each other.
+_FAR, _ELSEWHERE = 0.5, 1.5
+# Between the standard deviations of pixels: beyond it, one of the two is on another scale.
+_SCALE = 4.0
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -121,12 +124,24 @@ def doubts(
     Args:
         calibration: float32 (N, C, H, W) in [0, 1].
         mean, deviation: of each channel of the images that the network was trained on.
+
+    Raises:
+        BadData: beyond doubt not images like those, as after another division by 255.
     """
     found = []
     if len(calibration) < ENOUGH_IMAGES:
         found.append(f"{len(calibration)} calibration images, fewer than {ENOUGH_IMAGES}")
     here = calibration.mean(axis=(0, 2, 3), dtype=np.float64)
     apart = np.abs(here - mean) / deviation
+    spread = calibration.std(axis=(0, 2, 3), dtype=np.float64) / deviation
+    strange = (apart > _ELSEWHERE) | (spread > _SCALE) | (spread < 1 / _SCALE)
+    if strange.any():
+        channel = int(strange.argmax())
+        raise BadData(
+            f"calibration: channel {channel} has a mean of {here[channel]:.3f} and a deviation of "
+            f"{spread[channel] * deviation[channel]:.3f}, in training images {mean[channel]:.3f} "
+            f"and {deviation[channel]:.3f}; give images of the task, scaled as those"
+        )
     if (apart > _FAR).any():
         channel = int(apart.argmax())
         found.append(

@@ -1,5 +1,6 @@
 """The words: `advprune COMMAND`. Nothing heavier than typer is imported before a command runs."""
 
+import errno
 import inspect
 import io
 import json
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+_LONGEST_WORD = 1000  # that a refusal quotes: a value may have any length
 # How often a thread of torch looks for work before it sleeps. By default so often that two threads
 # on a busy core are slower than one; not so with this number, and on idle cores it costs nothing.
 _SPINS = "10000"
@@ -61,6 +63,9 @@ def verify(
 def attack(
     target: Annotated[str, typer.Argument(help="FILE.onnx, a checkpoint, or package.mod:factory.")],
     arch: Annotated[str | None, typer.Option(help="Network of a checkpoint.")] = None,
+    cast: Annotated[
+        bool, typer.Option("--cast", help="Take weights in another precision, as float16.")
+    ] = False,
     data: Annotated[str | None, typer.Option(help="digits, folder:PATH, ...: its tests.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where downloaded data sets are.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize and crop to this side.")] = None,
@@ -187,6 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(words, standalone_mode=False) or 0
     except BaseException as error:  # a request to stop is no Exception
         code = getattr(error, "exit_code", None)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            code = 2  # only words that were given are that long
         if debug or code is None:
             raise
         message = error.format_message() if hasattr(error, "format_message") else str(error)  # pyright: ignore
@@ -198,7 +205,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int, words: list[str]) -> None:
-    line = " ".join(message.split())
+    words_of_it = (
+        w if len(w) < _LONGEST_WORD else f"{w[:80]}...{w[-80:]}" for w in message.split()
+    )
+    line = " ".join(words_of_it)
     if "--json" in words:
         sys.stdout.write(json.dumps({"error": line, "exit_code": code}) + "\n")
     else:
@@ -209,6 +219,8 @@ def _complain(message: str, code: int, words: list[str]) -> None:
 def _add_generated_commands(words: list[str]) -> None:
     """`run` and `plan` take the recipe's options, and those of the method that is named."""
     options = [*RECIPE_OPTIONS, *method_options(words)]
+    generated = ("run", "plan")  # anew, where this process has been asked before
+    app.registered_commands[:] = [c for c in app.registered_commands if c.name not in generated]
     app.command("run")(_with_options(run, [*options, *RUN_OPTIONS]))
     app.command("plan")(_with_options(plan, options))
 

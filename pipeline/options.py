@@ -49,6 +49,8 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("limit_train", int, "Use that many training images, all classes alike."),
     _recipe("limit_test", int, "Use that many test images, all classes alike."),
     _recipe("image_size", int, "Resize and crop to this side."),
+    _recipe("convert", str, "rgb: turn grey, CMYK, transparent and 16-bit images into RGB."),
+    Option("skip_bad", bool, "Leave out damaged images, at most 0.1 %.", "skip_bad", False),
     Option(
         "baseline", Path | None, "Verdicts that the gate holds the run against.", "gate.baseline"
     ),

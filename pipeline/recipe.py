@@ -1,13 +1,22 @@
 """The recipe: every setting of a run, typed, checked, and nothing that is not known."""
 
-import difflib
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from advprune.attacks.spec import parse
+from advprune.data import Reading
 from advprune.errors import Refused
 from advprune.method import PruningMethod, Sparsity, get
 from advprune.objectives import Objective, ObjectiveName
@@ -16,6 +25,7 @@ from advprune.types import Norm, Threat
 from deploy.policies import Terms
 from deploy.suites import Settings, SuiteName, suite
 from pipeline.devices import resolve_precision
+from pipeline.wording import first_error, unknown
 
 
 def check_eps(value: Any, norm: Norm = "linf") -> float:
@@ -32,7 +42,7 @@ def check_eps(value: Any, norm: Norm = "linf") -> float:
     except (ValueError, ZeroDivisionError):
         eps = math.nan
     if 0.0 <= eps <= 1.0 or (norm == "l2" and 0.0 <= eps < math.inf):
-        return eps
+        return abs(eps)  # minus zero has a name of its own
     hint = f"; did you mean {eps:g}/255?" if 1.0 < eps <= 255.0 else ""
     raise ValueError(f"eps is the radius of the attack, 0 <= eps <= 1, as 0.15 or 8/255{hint}")
 
@@ -43,9 +53,21 @@ def _eps(value: Any, info: ValidationInfo) -> float:
 
 Eps = Annotated[float, BeforeValidator(_eps)]
 
+# More than any machine has cores; with a hundred thousand, OpenMP ends the process.
+_MOST_THREADS = 1024
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_switches(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1, so that `epochs = true` would train for one."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("true and false are for switches; give a value")
+        return value
 
 
 class Training(Section):
@@ -142,19 +164,21 @@ class Recipe(Section):
     data_dir: Path = Path("data")
     extra_data: Path | None = None
     image_size: int | None = Field(default=None, ge=4)
+    convert: Literal["rgb"] | None = None
+    skip_bad: bool = False
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, lt=2**64)
     model: str = "digits_resnet"
     objective: ObjectiveName = "pgd"
     norm: Norm = "linf"  # before eps, which it bounds
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
     beta: float | None = Field(default=None, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
     uint8_head: bool = False
     fp16: bool = False
     standard: Training = Training(epochs=100)
@@ -164,6 +188,10 @@ class Recipe(Section):
     quantize: Quantization = Quantization(epochs=10, lr=0.01)
     verify: Verification = Verification()
     gate: Gate = Gate()
+
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading(self.image_size, self.convert == "rgb", self.skip_bad)
 
     def threat(self) -> Threat:
         return Threat(eps=self.eps, norm=self.norm)
@@ -210,9 +238,15 @@ class Recipe(Section):
     @property
     def name(self) -> str:
         """Folder name of the run, for people; the key of its settings is added by the plan."""
-        data = Path(self.data.partition(":")[2]).name or self.data
+        data = _shortened(Path(self.data.partition(":")[2]).name or self.data)
         budget = f"s{self.sparsity:g}" if self.compression is None else f"c{self.compression:g}"
-        return f"{data}_{self.model}_{self.method}_{budget}_seed{self.seed}".replace(":", "-")
+        model = _shortened(self.model)
+        return f"{data}_{model}_{self.method}_{budget}_seed{self.seed}".replace(":", "-")
+
+
+def _shortened(name: str) -> str:
+    """A name of at most 80 bytes: file systems take 255, and the run's has two such names."""
+    return os.fsencode(name)[:80].decode(errors="ignore")
 
 
 def known_keys() -> list[str]:
@@ -225,19 +259,3 @@ def known_keys() -> list[str]:
         elif name != "options":
             keys.append(name)
     return keys
-
-
-def unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
-    return f"{what} {name!r} is not known; {hint}"
-
-
-def first_error(error: ValidationError, sources: dict[str, str], prefix: str = "") -> str:
-    """The first finding of pydantic in one line: option, value, what is wrong."""
-    first = error.errors()[0]
-    key = prefix + ".".join(str(part) for part in first["loc"])
-    source = f" (from {sources[key]})" if key in sources else ""
-    message = first["msg"].removeprefix("Value error, ")
-    option = key if "." in key else "--" + key.replace("_", "-")
-    return f"{option} {first['input']!r}{source}: {message[0].lower()}{message[1:]}"

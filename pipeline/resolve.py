@@ -13,10 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from advprune.errors import NotFound, Refused
-from pipeline.recipe import Recipe, first_error, known_keys, unknown
+from pipeline.recipe import Recipe, known_keys
+from pipeline.wording import first_error, unknown
 
 Sources = dict[str, str]
 PRESETS = Path(__file__).parent / "presets"
+LARGEST_FILE = 1_000_000  # bytes; a recipe that spells out every setting has 3,000
 
 
 def presets() -> dict[str, str]:
@@ -125,7 +127,11 @@ def _read_preset(name: str) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     """What a recipe file sets: dotted key -> value."""
     try:
-        return _flatten(tomllib.loads(path.read_text()))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise Refused(f"--recipe {path}: larger than {LARGEST_FILE:,} bytes; not a recipe")
+        return _flatten(tomllib.loads(content.decode()))
     except FileNotFoundError:
         raise NotFound(f"--recipe {path}: no such file") from None
     # Not a number of digits beyond what Python converts, nor brackets beyond its stack.
@@ -151,10 +157,12 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> Any:
+    """One TOML value, or else the text itself: so also where it goes on with other keys."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
+    return parsed["value"] if parsed.keys() == {"value"} else text
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

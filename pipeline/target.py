@@ -42,13 +42,16 @@ class Target:
     arch: str | None = None
 
 
-def open_target(text: str, arch: str | None, images: ImageSet, device: str) -> Target:
+def open_target(
+    text: str, arch: str | None, images: ImageSet, device: str, *, cast: bool = False
+) -> Target:
     """The model that a command line names.
 
     Args:
         text: FILE.onnx, a folder with `weights.safetensors` and `architecture.json`, a checkpoint
             of torch or safetensors (with `arch`), or `pkg.mod:factory`.
         arch: a name of `advprune models`, for a checkpoint.
+        cast: see `load_state_dict`.
 
     Raises:
         Refused: it is none of these, or the architecture is missing.
@@ -64,7 +67,7 @@ def open_target(text: str, arch: str | None, images: ImageSet, device: str) -> T
         if arch is None:
             raise Refused(f"{text}: weights alone; say of which network: --arch NAME")
         net = _bare(arch, images)
-        load_state_dict(net, path)
+        load_state_dict(net, path, cast=cast)
     elif ":" in text:
         net = _bare(text, images)
     else:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from advprune.data.source import Source
+from advprune.data.source import Fetched, Source
 
 COUNT = 6
 
@@ -41,4 +41,4 @@ def source_of(*classes: str) -> Source:
     """A data set of which only the classes matter."""
     blank = torch.zeros(9, 1, 2, 2, dtype=torch.uint8)
     labels = torch.zeros(9, dtype=torch.int64)
-    return Source("toy", classes, labels, None, "none", lambda _: blank, lambda _: blank)
+    return Source("toy", classes, labels, None, "none", lambda _: Fetched(blank), lambda _: blank)

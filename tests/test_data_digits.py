@@ -68,4 +68,4 @@ def test_credit_is_shipped() -> None:
 
 def test_digits_have_one_size() -> None:
     with pytest.raises(Refused, match=r"digits: --image-size .* 8x8"):
-        data.load("digits", data_dir=NOWHERE, image_size=16)
+        data.load("digits", data_dir=NOWHERE, reading=data.Reading(16))

@@ -84,7 +84,7 @@ def test_limits_leave_them_alone(spec: str, folder: Path) -> None:
 
 def test_they_are_resized_with_the_data_set(spec: str, folder: Path) -> None:
     Image.new("RGB", (33, 21)).save(folder / "ant" / "0.png")
-    assert extra_of(load(spec, folder, image_size=6)).images.shape[1:] == (3, 6, 6)
+    assert extra_of(load(spec, folder, reading=data.Reading(6))).images.shape[1:] == (3, 6, 6)
 
 
 def test_beside_the_shipped_digits(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_default_augmentation(tmp_path: Path, shape: tuple[int, ...], augment: s
 
 @pytest.mark.parametrize("shape", [(40, 31, 3), (31, 40), (16, 16, 3), (7, 13, 3)])
 def test_resizing_is_that_of_torchvision(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    images = load(make(tmp_path, shape), image_size=16)
+    images = load(make(tmp_path, shape), reading=data.Reading(16))
     assert images.shape[1:] == (16, 16)
     paths = sorted((tmp_path / "test").glob("*/*"))
     for image, index in zip(images.test.images, images.test.indices, strict=True):
@@ -89,7 +89,7 @@ def test_resizing_is_that_of_torchvision(tmp_path: Path, shape: tuple[int, ...])
 def test_resizing_brings_different_sizes_together(tmp_path: Path) -> None:
     spec = make(tmp_path)
     Image.fromarray(pixels(0, 30, 20, 3)).save(tmp_path / "train" / "ant" / "0.png")
-    assert load(spec, image_size=6).shape == (3, 6, 6)
+    assert load(spec, reading=data.Reading(6)).shape == (3, 6, 6)
 
 
 def test_limits_choose_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

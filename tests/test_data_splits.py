@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from advprune import data
 from advprune.data.imageset import ImageSet, Split, check_labels, digest
-from advprune.data.source import Source
+from advprune.data.source import Fetched, Source
 from advprune.data.splits import split, spread
 from advprune.errors import BadData, Refused
 
@@ -23,7 +23,7 @@ def source(labels: list[int], train_count: int | None = None, classes: int | Non
         labels=torch.tensor(labels),
         train_count=train_count,
         augment="none",
-        fetch=lambda positions: torch.zeros(len(positions), 1, 2, 2, dtype=torch.uint8),
+        fetch=lambda positions: Fetched(torch.zeros(len(positions), 1, 2, 2, dtype=torch.uint8)),
         read=lambda paths: torch.zeros(len(paths), 1, 2, 2, dtype=torch.uint8),
     )
 

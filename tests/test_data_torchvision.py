@@ -166,7 +166,7 @@ def test_failed_download_says_where_to_put_the_files(tmp_path: Path, name: str) 
     assert message.endswith(f"into {tmp_path / name} (--data-dir)")
     assert not list(tmp_path.iterdir()), "nothing may be left of a download that failed"
     with pytest.raises(Refused, match=f"{name}: --image-size 64 is only for"):
-        data.load(name, data_dir=tmp_path, image_size=64)
+        data.load(name, data_dir=tmp_path, reading=data.Reading(64))
 
 
 def write_imagenet(root: Path, per_class: int = 20) -> None:
@@ -184,7 +184,7 @@ def write_imagenet(root: Path, per_class: int = 20) -> None:
 
 def test_imagenet(tmp_path: Path) -> None:
     write_imagenet(tmp_path / "imagenet")
-    found = data.load("imagenet", data_dir=tmp_path, image_size=32)
+    found = data.load("imagenet", data_dir=tmp_path, reading=data.Reading(32))
     assert found.classes == ("tench, Tinca tinca", "goldfish")
     assert found.shape == (3, 32, 32)
     assert {k: len(v) for k, v in found.splits.items()} == {
@@ -206,7 +206,7 @@ def test_extra_images_are_read_like_imagenet(tmp_path: Path, image_size: int | N
     for mode in ("RGB", "L", "CMYK"):
         Image.fromarray(pixels(7, 50, 60, 3)).convert(mode).save(folder / f"{mode}.jpeg")
     found = data.load(
-        "imagenet", data_dir=tmp_path, image_size=image_size, extra=tmp_path / "more"
+        "imagenet", data_dir=tmp_path, reading=data.Reading(image_size), extra=tmp_path / "more"
     ).extra
     assert found is not None
     assert found.images.shape == (3, 3, image_size or 224, image_size or 224)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,24 @@ def test_doubtful_calibration_is_told(exported: Exported):
     dark[:, 1] *= 0.3
     (line,) = doubts(dark, mean, deviation)
     assert re.search(r"a mean of 0\.15 in channel 1, training images 0\.50", line)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [lambda x: x / 255, lambda x: x * 0.2 + 0.4, lambda x: 1 - (1 - x) / 8],
+    ids=["divided twice", "flat", "bright"],
+)
+def test_calibration_with_other_statistics_is_refused(exported: Exported, spoiled: Callable):
+    images = exported.calibration
+    mean, deviation = images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).tolist()
+    doubts(images, mean, deviation)
+    one = images.copy()
+    one[:, 2] = spoiled(one[:, 2])
+    with pytest.raises(
+        BadData, match=r"channel 2 has a mean of .*, in training images 0"
+    ) as caught:
+        doubts(one, mean, deviation)
+    assert caught.value.exit_code == 65 and "\n" not in str(caught.value)
 
 
 def test_what_is_reshaped_and_pooled_without_an_image_is_passed_over(tmp_path: Path):

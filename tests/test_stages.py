@@ -45,6 +45,8 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "data_dir": ("elsewhere", ()),
     "extra_data": (Path(__file__).parent, ("data",)),  # a folder that exists
     "image_size": (16, ("data",)),
+    "convert": ("rgb", ("data",)),
+    "skip_bad": (True, ("data",)),
     "limit_train": (300, ("data",)),
     "limit_test": (300, ("data",)),
     "split_seed": (1, ("data",)),

@@ -151,6 +151,30 @@ def test_what_does_not_fit_is_named(
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_precision_is_taken_where_that_is_asked_for(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inner().items()}
+    path, net = saved(state, tmp_path / "net.pt"), build()
+    with refusal(Incompatible, "in another precision, .* --cast"):
+        load_state_dict(net, path)
+    load_state_dict(net, path, cast=True)
+    for name, value in net.get_submodule("network").state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype))
+    # Only the precision is changed: counts stay counts, and what grows without bound is refused.
+    counts = {k: v.float() if "num_batches" in k else v for k, v in state.items()}
+    with refusal(Incompatible, "num_batches_tracked is float32 .*, must be int64"):
+        load_state_dict(net, saved(counts, path), cast=True)
+
+
+def test_a_weight_that_the_precision_does_not_hold_is_refused(tmp_path: Path) -> None:
+    state = {k: v.double() if v.is_floating_point() else v for k, v in inner().items()}
+    state["linear.bias"][0] = 1e300
+    with refusal(BadData, "linear.bias holds 1 NaN or infinite"):
+        load_state_dict(build(), saved(state, tmp_path / "net.pt"), cast=True)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     other = models.build(Architecture("lenet5_caffe", 10, (1, 28, 28), (0.0,), (1.0,)))
     with refusal(Incompatible, "weights of another network, .* differences"):

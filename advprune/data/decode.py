@@ -1,5 +1,6 @@
 """Image files to one uint8 tensor, with Pillow and threads."""
 
+import contextlib
 import math
 import os
 import struct
@@ -7,8 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advprune.data.source import AS_IT_IS, Fetched, Reading
 from advprune.errors import BadData, Refused
 
 # What Pillow raises on damaged files of the common formats.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 _CHUNK = 256
+_ONE_BAD_IN = 1000
+_EIGHT_BITS = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK"))
+
+
+class Undecodable(BadData):
+    """A file that is no whole image."""
 
 
 @dataclass(frozen=True)
@@ -47,43 +54,74 @@ class Form:
         return (3 if self.mode == "RGB" else 1, self.size[1], self.size[0])
 
 
-def probe(path: Path, image_size: int | None) -> Form:
-    """The form of one image, which the others have to share.
+def probe(paths: Sequence[Path], reading: Reading) -> Form:
+    """The form of the first image, which the others have to share.
 
     Raises:
-        BadData: as `decode`.
+        BadData: as `decode`; where damaged files may be left out, it is the first sound one.
     """
-    with _pillow_warnings(), _opened(path) as image:
-        size = image.size if image_size is None else (image_size, image_size)
-        return Form(_plain(image, path).mode, size)
+    side = reading.image_size
+    for path in paths[: _spared(len(paths), reading)]:
+        with contextlib.suppress(Undecodable):
+            return _form(path, side, reading.to_rgb)
+    return _form(paths[_spared(len(paths), reading)], side, reading.to_rgb)
 
 
-def decode(
-    paths: Sequence[Path], form: Form, image_size: int | None = None, convert: bool = False
-) -> Tensor:
-    """Decode images into uint8 (N, C, H, W).
-
-    Args:
-        image_size: resize the shorter side to this and crop the centre (bilinear, antialiased).
-        convert: turn every kind of pixel into `form.mode` instead of refusing others.
+def decode(paths: Sequence[Path], form: Form, reading: Reading = AS_IT_IS) -> Tensor:
+    """Decode images into uint8 (N, C, H, W), each of them or none.
 
     Raises:
         BadData: an image is damaged, too large to be honest, or not of this form.
         Refused: the images would not fit into half of the free memory.
     """
+    return fetch(paths, form, replace(reading, skip_bad=False)).images
+
+
+def fetch(paths: Sequence[Path], form: Form, reading: Reading) -> Fetched:
+    """Decode images into uint8 (N, C, H, W), but for damaged ones where they may be left out.
+
+    Raises:
+        BadData, Refused: as `decode`; also where more are damaged than may be left out.
+    """
     _check_memory(len(paths), form)
-    pixels = np.empty((len(paths), *form.shape), dtype=np.uint8)
+    pixels = np.zeros((len(paths), *form.shape), dtype=np.uint8)
+    spared = _spared(len(paths), reading)
 
-    def fill(start: int) -> None:
+    def fill(start: int) -> dict[int, str]:
+        bad: dict[int, str] = {}
         for row, path in enumerate(paths[start : start + _CHUNK], start):
-            with _opened(path) as image:
-                pixels[row] = _pixels(image, path, form, image_size, convert)
+            try:
+                with _opened(path) as image:
+                    pixels[row] = _pixels(image, path, form, reading)
+            except Undecodable as error:
+                if not spared:
+                    raise
+                bad[row] = str(error)
+        return bad
 
+    bad: dict[int, str] = {}
     with _pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         # Reading the results in order reports the first bad file, whichever thread was faster.
-        for _ in pool.map(fill, range(0, len(paths), _CHUNK)):
-            pass
-    return torch.from_numpy(pixels)
+        for found in pool.map(fill, range(0, len(paths), _CHUNK)):
+            bad |= found
+            if len(bad) > spared:
+                (first, *_) = bad.values()
+                raise BadData(
+                    f"{first}; it is one of more than {spared} such, and --skip-bad leaves out no "
+                    f"more than {spared} of {len(paths)}"
+                )
+    return Fetched(torch.from_numpy(pixels), bad)
+
+
+def _spared(count: int, reading: Reading) -> int:
+    """How many of so many images may be damaged."""
+    return count // _ONE_BAD_IN if reading.skip_bad else 0
+
+
+def _form(path: Path, side: int | None, to_rgb: bool) -> Form:
+    with _pillow_warnings(), _opened(path) as image:
+        size = image.size if side is None else (side, side)
+        return Form(_plain(image, path, to_rgb).mode, size)
 
 
 def free_memory() -> int:
@@ -106,7 +144,7 @@ def _check_memory(count: int, form: Form) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pillow_warnings() -> Iterator[None]:
     """Set for all threads, since filters are global."""
     with warnings.catch_warnings():
@@ -117,7 +155,7 @@ def _pillow_warnings() -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         if not path.is_file():  # a pipe would be waited for without end
@@ -129,14 +167,23 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; remove it or scale it down"
         ) from error
     except _DAMAGE as error:
-        raise BadData(f"{path}: cannot be decoded ({error}); replace or remove it") from error
+        raise Undecodable(f"{path}: cannot be decoded ({error}); replace or remove it") from error
 
 
-def _plain(image: Image.Image, path: Path) -> Image.Image:
-    """The image as 8-bit grey or colour, if that loses nothing."""
+def _plain(image: Image.Image, path: Path, to_rgb: bool) -> Image.Image:
+    """The image as 8-bit grey or colour, if that loses nothing; or else as RGB if it may lose.
+
+    Transparency is dropped, as torchvision's loader does; of 16 bits the upper eight stay.
+    """
+    if to_rgb and image.mode in _EIGHT_BITS:
+        return image.convert("RGB")
+    if to_rgb and _has_16_bits(image):
+        # Pillow would cut every value above 255 down to it.
+        upper = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+        return Image.fromarray(upper).convert("RGB")
     if image.has_transparency_data:
         mode = f"{image.mode} with transparency"
-    elif any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+    elif _has_16_bits(image):
         # Pillow keeps the upper byte of 16-bit colour, and says nothing.
         mode = f"{image.mode} of 16 bits"
     elif image.mode == "P":
@@ -145,20 +192,24 @@ def _plain(image: Image.Image, path: Path) -> Image.Image:
         return image
     else:
         mode = image.mode
-    raise BadData(f"{path}: pixels are {mode}; convert it to L (8-bit grey) or RGB")
+    hint = "" if to_rgb else ", or all images with --convert rgb"
+    raise BadData(f"{path}: pixels are {mode}; convert it to L (8-bit grey) or RGB{hint}")
 
 
-def _pixels(
-    image: Image.Image, path: Path, form: Form, image_size: int | None, convert: bool
-) -> np.ndarray:
+def _has_16_bits(image: Image.Image) -> bool:
+    return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def _pixels(image: Image.Image, path: Path, form: Form, reading: Reading) -> np.ndarray:
     """uint8 (C, H, W)"""
-    image = image.convert(form.mode) if convert else _plain(image, path)
+    image = _plain(image, path, reading.to_rgb)
     if image.mode != form.mode:
         raise BadData(
-            f"{path}: is {image.mode} in a set of {form.mode} images; convert one of them"
+            f"{path}: is {image.mode} in a set of {form.mode} images; convert one of them, or all "
+            "images with --convert rgb"
         )
-    if image_size is not None:
-        image = _resize(image, image_size)
+    if reading.image_size is not None:
+        image = _resize(image, reading.image_size)
     if image.size != form.size:
         raise BadData(
             f"{path}: is {image.size[0]}x{image.size[1]} in a set of {form.size[0]}x{form.size[1]} "

@@ -13,18 +13,16 @@ import numpy as np
 import torch
 
 from advprune.data.decode import Form, decode
-from advprune.data.source import Source
-from advprune.errors import Refused
+from advprune.data.source import Fetched, Reading, Source
 
 NAMES = {"digits": "1,797 handwritten digits, 8x8 grey, 10 classes; shipped, toy data"}
 
 _FILE = Path(__file__).with_name("digits.npz")
 
 
-def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
+def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
     """The digits as uint8 images (1797, 1, 8, 8): round(value * 255 / 16)."""
-    if image_size is not None:
-        raise Refused(f"{spec}: --image-size is for folders and imagenet; digits are 8x8")
+    reading.demand_none(spec, "8x8")
     with np.load(_FILE, allow_pickle=False) as stored:
         values, labels = stored["images"], stored["labels"]
     pixels = np.rint(values.astype(np.float64) * 255 / 16).astype(np.uint8)
@@ -35,7 +33,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         labels=torch.from_numpy(labels.astype(np.int64)),
         train_count=None,
         augment="none",
-        fetch=lambda positions: images[positions],
+        fetch=lambda positions: Fetched(images[positions]),
         read=partial(decode, form=Form.of(images)),
     )
 

@@ -40,7 +40,10 @@ def root_of_classes(path: Path, asked: str) -> Path:
         NotFound: there is no such folder.
         BadData: it is a file.
     """
-    root = path.expanduser()
+    try:
+        root = path.expanduser()
+    except RuntimeError as error:
+        raise NotFound(f"{asked}: {path.parts[0]} has no home folder; check the path") from error
     if not root.exists():
         raise NotFound(f"{asked}: there is no folder {root.absolute()}; check the path")
     if not root.is_dir():
@@ -68,7 +71,7 @@ def below(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, sorted; hidden ones are left out.
 
     Raises:
-        BadData: a folder cannot be listed.
+        BadData: a folder cannot be listed, or holds itself.
     """
     found: list[Path] = []
 
@@ -78,8 +81,15 @@ def below(folder: Path) -> list[Path]:
     # Links are followed, since data sets are often assembled from them.
     for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            _demand_no_way_back(Path(parent, name))
         found.extend(Path(parent, name) for name in files if not name.startswith("."))
     return sorted(found)
+
+
+def _demand_no_way_back(folder: Path) -> None:
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(target := folder.resolve()):
+        raise BadData(f"{folder}: leads back to {target}, without end; remove the link")
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -88,10 +98,17 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def identity(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the relative name, size and modification time of each file."""
+    """SHA-256 over the relative name, size and modification time of each file.
+
+    Raises:
+        BadData: a file is gone, or a link that leads nowhere.
+    """
     hasher = hashlib.sha256()
     for path in files:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise BadData(f"{path}: cannot be read ({error.strerror}); remove it") from error
         name = os.fsencode(path.relative_to(root))
         hasher.update(b"%b\0%d\0%d\n" % (name, status.st_size, status.st_mtime_ns))
     return hasher.hexdigest()

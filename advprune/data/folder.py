@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from advprune.data import files
-from advprune.data.decode import decode, probe
-from advprune.data.source import Source
+from advprune.data.decode import decode, fetch, probe
+from advprune.data.source import Reading, Source
 from advprune.errors import BadData, Refused
 
 NAMES = {
@@ -21,7 +21,7 @@ NAMES = {
 PREFIX = "folder:"
 
 
-def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
+def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
     """List the folder; images are decoded when they are fetched.
 
     Raises:
@@ -48,8 +48,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         for label, found in enumerate(part.values()):
             paths += found
             labels += [label] * len(found)
-    form = probe(paths[0], image_size)
-    read = partial(decode, form=form, image_size=image_size)
+    form = probe(paths, reading)
     return Source(
         name=f"{PREFIX}{root.resolve().name}",
         classes=tuple(train),
@@ -57,8 +56,8 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         train_count=sum(map(len, train.values())) if halves else None,
         # Small or grey images are digits or symbols as often as not, which a flip would change.
         augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
-        fetch=lambda positions: read([paths[i] for i in positions.tolist()]),
-        read=read,
+        fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
+        read=partial(decode, form=form, reading=reading),
     )
 
 

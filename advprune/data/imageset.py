@@ -111,6 +111,16 @@ class ImageSet:
         return tuple(means), tuple(deviations)
 
 
+@dataclass(frozen=True)
+class Loaded(ImageSet):
+    """A data set fresh from its files.
+
+    skipped: why some of them were left out, a line for each.
+    """
+
+    skipped: tuple[str, ...] = ()
+
+
 def as_float(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]."""
     return images.to(torch.float32) / 255

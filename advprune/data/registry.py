@@ -5,11 +5,12 @@ import hashlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from advprune.data import digits, folder, torchvision_sets
 from advprune.data.extra import extra_identity, read_extra
-from advprune.data.imageset import ImageSet, Split, check_labels, digest
-from advprune.data.source import Kind
+from advprune.data.imageset import Loaded, Split, check_classes, check_labels, digest
+from advprune.data.source import AS_IT_IS, Kind, Reading
 from advprune.data.splits import split
 from advprune.errors import Refused
 
@@ -28,9 +29,9 @@ def load(
     split_seed: int = 0,
     limit_train: int | None = None,
     limit_test: int | None = None,
-    image_size: int | None = None,
+    reading: Reading = AS_IT_IS,
     extra: Path | None = None,
-) -> ImageSet:
+) -> Loaded:
     """Load a data set and split it, see `splits.split`; the same call gives the same digest.
 
     Args:
@@ -39,7 +40,7 @@ def load(
         split_seed: decides the splits and the subsets, apart from the seed of training.
         limit_train: at most so many images for train, validation and calibration together.
         limit_test: at most so many test images.
-        image_size: resize images to this many pixels square; for folders and imagenet.
+        reading: of image files; for folders and imagenet.
         extra: a folder PATH/<class>/* of more images to train on, see `read_extra`.
 
     Raises:
@@ -47,25 +48,42 @@ def load(
         NotFound: the images are not there.
         BadData: an image, a label or the layout is unfit.
     """
-    if image_size is not None and image_size < 1:
-        raise Refused(f"--image-size: must be at least 1, got {image_size}")
-    source = _kind(spec).open_source(spec, data_dir, image_size)
+    if reading.image_size is not None and reading.image_size < 1:
+        raise Refused(f"--image-size: must be at least 1, got {reading.image_size}")
+    source = _kind(spec).open_source(spec, data_dir, reading)
     check_labels(source.labels, len(source.classes), source.name)
     chosen = split(source, split_seed, limit_train, limit_test)
 
     # One tensor for all splits, which are views of it: large sets are held only once.
     order = torch.cat(list(chosen.values()))
     sizes = [len(positions) for positions in chosen.values()]
-    images = source.fetch(order).split(sizes)
+    images, bad = source.fetch(order)
     parts = {
         name: Split(pixels, source.labels[positions], positions)
-        for (name, positions), pixels in zip(chosen.items(), images, strict=True)
+        for (name, positions), pixels in zip(chosen.items(), images.split(sizes), strict=True)
     }
+    if bad:
+        parts = _without(parts, order[list(bad)])
+        for name, part in parts.items():
+            where = f"{source.name}: what can be read of the {name} split"
+            check_classes(part.labels, source.classes, where, "replace the damaged images")
     if extra is not None:
         held_out = [parts[name] for name in ("val", "calib", "test")]
         parts["extra"] = read_extra(extra, source, split_seed, held_out)
     identity = digest(source.classes, source.augment, parts)
-    return ImageSet(source.name, source.classes, **parts, augment=source.augment, digest=identity)
+    return Loaded(
+        source.name,
+        source.classes,
+        **parts,
+        augment=source.augment,
+        digest=identity,
+        skipped=tuple(bad.values()),
+    )
+
+
+def _without(parts: dict[str, Split], gone: Tensor) -> dict[str, Split]:
+    """The splits but for the images of these identities."""
+    return {name: part.subset(~torch.isin(part.indices, gone)) for name, part in parts.items()}
 
 
 def fingerprint(

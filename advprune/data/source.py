@@ -1,11 +1,44 @@
 """What every kind of data set gives: labels at once, images only when they are asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+from advprune.errors import Refused
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read, where the user has a choice.
+
+    image_size: resize the shorter side to this many pixels and crop the centre; None: as they are.
+    to_rgb: turn grey, CMYK, transparent and 16-bit pixels into RGB instead of refusing them.
+    skip_bad: leave out files that cannot be decoded, at most one of a thousand.
+    """
+
+    image_size: int | None = None
+    to_rgb: bool = False
+    skip_bad: bool = False
+
+    def demand_none(self, spec: str, form: str) -> None:
+        """Raises Refused where anything was chosen for a set whose images are no files."""
+        size = "" if self.image_size is None else f"--image-size {self.image_size}"
+        chosen = size or ("--convert" * self.to_rgb) or ("--skip-bad" * self.skip_bad)
+        if chosen:
+            raise Refused(f"{spec}: {chosen} is only for folders and imagenet; {spec} are {form}")
+
+
+AS_IT_IS = Reading()
+
+
+class Fetched(NamedTuple):
+    """Images uint8 (n, C, H, W), and why some rows could not be read; those hold nothing."""
+
+    images: Tensor
+    bad: Mapping[int, str] = {}
 
 
 @dataclass(frozen=True)
@@ -15,7 +48,7 @@ class Source:
     labels: int64 (N,) of every image, the training images first and then the test images.
     train_count: how many of them are training images; None when there is no test set.
     augment: what training does to the images, see `augmentation.py`.
-    fetch: int64 (n,) positions -> uint8 (n, C, H, W).
+    fetch: int64 (n,) positions -> the images.
     read: image files, which need not be of this data set -> uint8 (n, C, H, W), in its form.
     """
 
@@ -24,7 +57,7 @@ class Source:
     labels: Tensor
     train_count: int | None
     augment: str
-    fetch: Callable[[Tensor], Tensor]
+    fetch: Callable[[Tensor], Fetched]
     read: Callable[[Sequence[Path]], Tensor]
 
 
@@ -36,7 +69,7 @@ class Kind(Protocol):
         """The name of each data set, and one line on it."""
         ...
 
-    def open_source(self, spec: str, data_dir: Path, image_size: int | None) -> Source: ...
+    def open_source(self, spec: str, data_dir: Path, reading: Reading) -> Source: ...
 
     def fingerprint(self, spec: str, data_dir: Path) -> str:
         """A hexadecimal identity of the stored files, without decoding them."""

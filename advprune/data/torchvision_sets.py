@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from advprune.data import files
-from advprune.data.decode import Form, decode
-from advprune.data.source import Source
-from advprune.errors import BadData, NotFound, Refused
+from advprune.data.decode import Form, decode, fetch
+from advprune.data.source import Fetched, Reading, Source
+from advprune.errors import BadData, NotFound
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,17 @@ _IMAGENET_SIZE = 224
 NAMES = {name: entry.about for name, entry in _SETS.items()}
 
 
-def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
+def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
     """Read a set; ImageNet's images are decoded when they are fetched.
 
     Raises:
         NotFound: the files are absent and cannot be downloaded, or do not match their checksum.
         BadData: the files are not in their format.
-        Refused: an image size for a set that has one.
+        Refused: a choice of how to read files, for a set that has none.
     """
     if spec == "imagenet":
-        return _imagenet(data_dir, image_size or _IMAGENET_SIZE)
-    if image_size is not None:
-        raise Refused(f"{spec}: --image-size {image_size} is only for folders and imagenet")
+        return _imagenet(data_dir, reading.image_size or _IMAGENET_SIZE, reading.skip_bad)
+    reading.demand_none(spec, "arrays of one size")
     if spec == "svhn":
         parts = [_opened(spec, data_dir, split=name, download=True) for name in ("train", "test")]
     else:
@@ -106,7 +105,7 @@ def open_source(spec: str, data_dir: Path, image_size: int | None) -> Source:
         labels=labels,
         train_count=len(parts[0]),
         augment=_SETS[spec].augment,
-        fetch=lambda positions: images[positions],
+        fetch=lambda positions: Fetched(images[positions]),
         read=partial(decode, form=Form.of(images)),
     )
 
@@ -125,22 +124,22 @@ def fingerprint(spec: str, data_dir: Path) -> str:
     return files.identity(root, files.below(root))
 
 
-def _imagenet(data_dir: Path, image_size: int) -> Source:
+def _imagenet(data_dir: Path, size: int, skip_bad: bool) -> Source:
     if not (data_dir / "imagenet").is_dir():
         raise _absent("imagenet", data_dir, f"there is no folder {data_dir / 'imagenet'}")
     parts = [_opened("imagenet", data_dir, split=name) for name in ("train", "val")]
     paths = [Path(path) for part in parts for path, _ in part.samples]
-    form = Form("RGB", (image_size, image_size))
+    form = Form("RGB", (size, size))
     # Some of its photographs are grey or CMYK; everyone reads them as colour.
-    read = partial(decode, form=form, image_size=image_size, convert=True)
+    reading = Reading(size, to_rgb=True, skip_bad=skip_bad)
     return Source(
         name="imagenet",
         classes=tuple(", ".join(names) for names in parts[0].classes),
         labels=torch.cat([_labels(part.targets) for part in parts]),
         train_count=len(parts[0]),
         augment=_SETS["imagenet"].augment,
-        fetch=lambda positions: read([paths[i] for i in positions.tolist()]),
-        read=read,
+        fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
+        read=partial(decode, form=form, reading=reading),
     )
 
 

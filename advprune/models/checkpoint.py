@@ -96,9 +96,15 @@ def fill(net: nn.Module, found: dict[str, Tensor], path: Path) -> None:
         BadData: some are NaN or infinite.
         Incompatible: their names, shapes or dtypes are not those of `net`.
     """
-    differences = list(_differences(net.state_dict(), found))
+    expected = net.state_dict()
+    differences = list(_differences(expected, found))
     if differences:
         named = "; ".join(differences[:_NAMED_IN_A_MESSAGE])
+        if _shapes(expected) == _shapes(found):
+            raise Incompatible(
+                f"{path}: weights in another precision, {len(differences)} differences: {named}; "
+                "save them in that, or attack them with --cast"
+            )
         raise Incompatible(
             f"{path}: weights of another network, {len(differences)} differences: {named}; "
             "build the architecture that they were saved with, masks applied"
@@ -128,6 +134,10 @@ def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Itera
             yield f"{name} is {_form(found[name])}, must be {_form(want)}"
     for name in sorted(found.keys() - expected.keys()):
         yield f"{name} {_form(found[name])} is unknown"
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _form(tensor: Tensor) -> str:

@@ -33,7 +33,7 @@ def create(spec: str, classes: int, channels: int) -> nn.Module:
         try:
             arguments = _accepted(factory, num_classes=classes, in_channels=channels)
             net = factory(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Incompatible(
                 f"model {spec!r}: the call for {classes} classes and {channels} channels failed: "
                 f"{_reason(error)}; give it num_classes and in_channels, defaults for the rest"
@@ -53,7 +53,7 @@ def source_digest(spec: str) -> str | None:
     """
     with _current_folder_importable():
         _find(spec)
-    file = sys.modules[spec.partition(":")[0]].__file__
+    file = getattr(sys.modules[spec.partition(":")[0]], "__file__", None)  # built-in ones have none
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
@@ -61,8 +61,9 @@ def _find(spec: str) -> Callable[..., Any]:
     module_name, _, attribute = spec.partition(":")
     try:
         module = importlib.import_module(module_name)
-    # Importing runs code that is not ours, so anything may come out.
-    except Exception as error:
+    # Importing runs code that is not ours, so anything may come out; a script without a guard even
+    # ends the process, and with 0.
+    except (Exception, SystemExit) as error:
         raise NotFound(
             f"model {spec!r}: cannot import {module_name!r}: {_reason(error)}; "
             "write pkg.mod:factory, with pkg in the current folder or on PYTHONPATH"
@@ -84,7 +85,7 @@ def _accepted(factory: Callable[..., Any], **offered: int) -> dict[str, int]:
     return {name: value for name, value in offered.items() if name in accepted}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

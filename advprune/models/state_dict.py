@@ -46,7 +46,9 @@ class Loaded:
     wrapper: str | None
 
 
-def load_state_dict(net: nn.Module, path: Path, wrappers: Sequence[str] = WRAPPERS) -> Loaded:
+def load_state_dict(
+    net: nn.Module, path: Path, wrappers: Sequence[str] = WRAPPERS, *, cast: bool = False
+) -> Loaded:
     """Replace every parameter and buffer of `net` by those of a checkpoint, or change nothing.
 
     The names may be those of `net`, or those of the network inside it, behind `normalize`: then
@@ -57,6 +59,8 @@ def load_state_dict(net: nn.Module, path: Path, wrappers: Sequence[str] = WRAPPE
     Args:
         path: `.safetensors`, or `.pt`, `.pth`, `.pth.tar` as `torch.save` writes them.
         wrappers: entries that may hold the state dict, beside whatever else.
+        cast: turn floating-point weights of another precision into that of `net`, as float16 into
+            float32; else they are refused.
 
     Raises:
         NotFound: there is no such file.
@@ -67,7 +71,8 @@ def load_state_dict(net: nn.Module, path: Path, wrappers: Sequence[str] = WRAPPE
     data = _read(path)
     content = _parse(data, path)
     wrapper, found = _unwrap(content, wrappers, path)
-    fill(net, _named_as(found, net), path)
+    named = _named_as(found, net)
+    fill(net, _cast(named, net) if cast else named, path)
     return Loaded(hashlib.sha256(data).hexdigest(), wrapper)
 
 
@@ -148,6 +153,17 @@ def _check_memory(name: object, value: Tensor, path: Path) -> None:
     needed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
     if needed > held:
         raise BadData(f"{path}: {name} is {needed} bytes large and holds {held}; do not use it")
+
+
+def _cast(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    expected = net.state_dict()
+    floats = {name for name, value in expected.items() if value.is_floating_point()}
+    return {
+        name: value.to(expected[name].dtype)
+        if name in floats and value.is_floating_point()
+        else value
+        for name, value in found.items()
+    }
 
 
 def _named_as(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

@@ -41,7 +41,9 @@ def check_health(targets: Targets, evidence: Evidence) -> list[Check]:
     alone, _ = [model.plain_forward(probe)], probe.once
     jobs: list[Callable[[Probe], list[Check]]] = [partial(_of_all, check) for check in _OF_ALL]
     jobs += [partial(_of_engine, engine) for engine in targets.engines]
-    jobs += [partial(_of_one, check) for check in _OF_ONE]
+    # In a ball of no size there is no way uphill, and nothing is hidden; H2 says that it has none.
+    moot = (gradients.uphill, planted.planted_hole) if targets.threat.eps == 0 else ()
+    jobs += [partial(_of_one, check) for check in _OF_ONE if check not in moot]
     jobs += [gradients.path]
     jobs += [partial(_noise, engine) for engine in targets.engines]
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
+from advprune.attacks.spec import parse
 from advprune.data import ImageSet, load
 from advprune.errors import Refused
 from advprune.evaluate import InvalidEvaluation
 from advprune.method import get
+from deploy.files import demand_writable
 from deploy.findings import show
 from deploy.health import Check
 from deploy.replay import Targets
@@ -19,7 +21,7 @@ from deploy.words import interval
 from pipeline import apb
 from pipeline.devices import resolve_device, use_threads
 from pipeline.files import write_json
-from pipeline.listed import listed
+from pipeline.listed import HO_FMN, listed
 from pipeline.recipe import Recipe
 from pipeline.resolve import resolve
 from pipeline.target import Target, check_answers, open_target, sparsity
@@ -30,9 +32,7 @@ _OF_RECIPE = ("data", "data_dir", "image_size", "limit_test", "eps", "norm", "se
 
 def attack(values: dict[str, Any]) -> int:
     """Exit 0, or 11 where the evaluation cannot be believed."""
-    if values["protocol"] not in PROTOCOLS:
-        known = " or ".join(PROTOCOLS)
-        raise Refused(f"--protocol {values['protocol']!r} is not known; use {known}")
+    _check_words(values)
     recipe, _ = resolve({key: values[key] for key in _OF_RECIPE}, settings=values["set"])
     # A suite, but for what --set says.
     settings = recipe.verify.model_copy(update={"suite": values["suite"]}).settings(recipe.seed)
@@ -43,9 +43,9 @@ def attack(values: dict[str, Any]) -> int:
         data_dir=recipe.data_dir,
         split_seed=recipe.split_seed,
         limit_test=recipe.limit_test,
-        image_size=recipe.image_size,
+        reading=recipe.reading(),
     ).to(device)
-    target = open_target(values["target"], values["arch"], images, device)
+    target = open_target(values["target"], values["arch"], images, device, cast=values["cast"])
     result: dict[str, Any] = {
         "schema": 1,
         "target": {"name": values["target"], "runtime": target.name, "sha256": target.digest},
@@ -71,6 +71,27 @@ def attack(values: dict[str, Any]) -> int:
     if values["protocol"] == "apb":
         result["apb"] = _apb(values, target, targets, images, recipe)
     return _finish(values, result)
+
+
+def _check_words(values: dict[str, Any]) -> None:
+    """Refuse at once what would else be found out after the attacks.
+
+    Raises:
+        Refused: a protocol, method or attack that is not known, or no trials.
+        DeployError: 73, the result cannot be written where it is wanted.
+    """
+    if values["protocol"] not in PROTOCOLS:
+        known = " or ".join(PROTOCOLS)
+        raise Refused(f"--protocol {values['protocol']!r} is not known; use {known}")
+    if values["trials"] < 1:
+        raise Refused(f"--trials {values['trials']}: must be at least 1")
+    if values["method"] is not None:
+        get(values["method"])
+    for spec in values["attack"] or ():
+        if spec != HO_FMN:
+            parse(spec)
+    if values["out"] is not None:
+        demand_writable(values["out"])
 
 
 def _apb(

@@ -1,6 +1,7 @@
 """`advprune bench`: what each exported form costs and what it is worth, side by side."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advprune.errors import Refused
 from deploy.bench import interleaved, sizes
-from deploy.files import write_atomic
+from deploy.files import demand_writable, write_atomic
 from deploy.footprint import footprint
 from deploy.outcome import percent
 from deploy.runtime import EdgeModel, load, runtime_for
@@ -40,6 +42,10 @@ def bench(
     as_json: bool,
 ) -> int:
     """Measure the engines of a run in one runtime; None is the default of each file."""
+    if stream_s is not None and not math.isfinite(stream_s):
+        raise Refused(f"--single-stream {stream_s}: must be a number of seconds that ends")
+    if out is not None:
+        demand_writable(out)
     context = context_of(run)
     images = pixels_to_time(context)
     with files_to_time(context, runtime) as files:

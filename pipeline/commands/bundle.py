@@ -23,9 +23,10 @@ def make(
     context = context_of(run)
     demand_passed(context)
     folder = out or run / "bundle"
+    demand_absent(folder)  # first: the folder "." has no name to add to
     packed_path = folder.with_name(folder.name + archives.SUFFIX)
-    for path in (folder, packed_path) if archive else (folder,):
-        demand_absent(path)
+    if archive:
+        demand_absent(packed_path)
     write_bundle(folder, contents_of(context, release), sign)
     packed = archives.pack(folder, packed_path) if archive else {}
     sizes = {name: path.stat().st_size for name, path in files_below(folder).items()}

@@ -1,13 +1,18 @@
 """Stage 0: decoded, checked and split images, so that no later stage reads a folder again."""
 
-from advprune.data import ImageSet, fingerprint, load, save
+import os
+
+from advprune.data import Loaded, fingerprint, load, save
 from advprune.errors import BadData
 from export.calibrate import FEWEST_IMAGES
+from pipeline.files import write_bytes
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 
+SKIPPED = "skipped.txt"
 
-def load_images(recipe: Recipe) -> ImageSet:
+
+def load_images(recipe: Recipe) -> Loaded:
     """The images of a run.
 
     Raises:
@@ -20,7 +25,7 @@ def load_images(recipe: Recipe) -> ImageSet:
         split_seed=recipe.split_seed,
         limit_train=recipe.limit_train,
         limit_test=recipe.limit_test,
-        image_size=recipe.image_size,
+        reading=recipe.reading(),
         extra=recipe.extra_data,
     )
     if len(images.calib) < FEWEST_IMAGES:
@@ -38,6 +43,10 @@ def stage(recipe: Recipe) -> Stage:
         images = load_images(context.recipe)
         save(images, context.out)
         counts = {name: len(part) for name, part in images.parts.items()}
+        if images.skipped:
+            lines = "".join(f"{line}\n" for line in images.skipped)
+            write_bytes(context.out / SKIPPED, os.fsencode(lines))  # paths need not be text
+            counts["skipped"] = len(images.skipped)
         return {**counts, "classes": len(images.classes), "digest": images.digest}
 
     config = {
@@ -49,5 +58,7 @@ def stage(recipe: Recipe) -> Stage:
         "limit_train": recipe.limit_train,
         "limit_test": recipe.limit_test,
         "image_size": recipe.image_size,
+        "convert": recipe.convert,
+        "skip_bad": recipe.skip_bad,
     }
     return Stage("data", (), config, run)

@@ -4,14 +4,13 @@ import hashlib
 import inspect
 from pathlib import Path
 
-from torch import nn
-
+from advprune.data import as_float
 from advprune.errors import Refused
 from advprune.masking import bake, hold
 from advprune.masks import counts, save_masks, sparsity_of
-from advprune.method import PruningMethod, Task
+from advprune.method import Task
 from advprune.models import build
-from advprune.stats import sparsity_for
+from advprune.signal import demand_signal
 from advprune.survey import survey
 from advprune.train import Trained, fit, validate
 from advprune.types import Masks
@@ -19,6 +18,7 @@ from advprune.units import Units
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.training import (
+    aimed_at,
     architecture_of,
     images_of,
     network_of,
@@ -26,6 +26,8 @@ from pipeline.stages.training import (
     write_history,
     write_network,
 )
+
+_SHOWN = 64  # images, to a network that must not answer all of them alike
 
 
 def stage(recipe: Recipe) -> Stage:
@@ -42,7 +44,7 @@ def stage(recipe: Recipe) -> Stage:
         images = images_of(context)
         net = network_of(context, "adversarial")
         task = Task(objective, context.recipe.seed, images.shape)
-        aimed = aim(method, net, context.recipe.compression)
+        aimed = aimed_at(context.recipe, net)
         trained = Trained({}, [])
         if aimed.searches:
             schedule = context.recipe.prune.schedule()
@@ -59,6 +61,7 @@ def stage(recipe: Recipe) -> Stage:
         device = images.train.images.device
         pruned = pruned.to(device)
         hold(pruned, {name: mask.to(device) for name, mask in masks.items()})
+        demand_signal(pruned, as_float(images.val.first(_SHOWN).images), masks)
         write_network(context, pruned, images)
         write_history(context, trained)
         save_masks(masks, context.out / "masks.safetensors")
@@ -90,13 +93,6 @@ def stage(recipe: Recipe) -> Stage:
         threat = {"threat": objective.threat.to_dict(), "steps": objective.steps}
         config |= {"batch_size": recipe.prune.batch_size, "attack": threat}
     return Stage("prune", ("data", "adversarial"), config, run, version=2)
-
-
-def aim(method: PruningMethod, net: nn.Module, compression: float | None) -> PruningMethod:
-    """The method at the sparsity that gives this compression of `net`, where one is asked for."""
-    if compression is None:
-        return method
-    return method.model_copy(update={"sparsity": sparsity_for(net, compression)})
 
 
 def _channels(units: Units, masks: Masks) -> Metrics:

@@ -56,6 +56,7 @@ def stage(recipe: Recipe) -> Stage:
         net = network_of(context, "finetune")
         to_onnx(net, images.shape, context.out / FLOAT)
         calibration = as_float(images.calib.images).cpu().numpy()
+        unsure = doubts(calibration, *images.mean_std())
         quantize(context.out / FLOAT, calibration, context.out / INT8, recipe.quantize.calibration)
         chosen = {"quantisation": "ptq"} if how == "ptq" else _train(context, images, net)
         kept = sparsity_kept(context.out / FLOAT, context.out / INT8).values()
@@ -64,7 +65,7 @@ def stage(recipe: Recipe) -> Stage:
         return {
             **chosen,
             "calibration_images": len(calibration),
-            "calibration_doubts": "; ".join(doubts(calibration, *images.mean_std())),
+            "calibration_doubts": "; ".join(unsure),
             "fp32_nonzero": sum(pair[0] for pair in kept),
             "int8_nonzero": sum(pair[1] for pair in kept),
             **({"two_in_four": sum(pair[0] for pair in pattern.values())} if two_in_four else {}),

@@ -12,6 +12,7 @@ from deploy.verdicts import read, verdict_file
 from pipeline.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
+from pipeline.stages.data import SKIPPED
 from pipeline.stages.finetune import STRUCTURE
 from pipeline.stages.verify import DENSE, FINDINGS, MEASUREMENTS
 
@@ -32,6 +33,7 @@ _QUANTISATION = {
     "ptq": "8 bits by calibration alone",
     "qat": "8 bits by robust training through the rounding",
 }
+_TRAINED = ("standard", "adversarial", "prune", "finetune", "quantize")
 _DENSE = (
     "zeros scattered in dense kernels make the download smaller, not the engine faster: "
     "the speed-up here comes from 8 bits"
@@ -96,12 +98,25 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
+            *notes_on_data(recipe, artifacts["data"].metrics),
             _QUANTISATION[str(quantised["quantisation"])],
             *filter(None, [str(quantised["calibration_doubts"])]),
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
         ],
     }
+
+
+def notes_on_data(recipe: Recipe, loaded: Metrics) -> list[str]:
+    """What was left out of the images, and where they are fewer than a batch."""
+    skipped, train = loaded.get("skipped"), int(loaded["train"])
+    wide = [
+        f"{stage}.batch_size {size} is more than the {train} training images: one batch an epoch"
+        for stage in _TRAINED
+        if (size := getattr(recipe, stage).batch_size) > train and getattr(recipe, stage).epochs
+    ]
+    left = f"{skipped} damaged images were left out (--skip-bad): {SKIPPED} beside the data"
+    return [*([left] if skipped else []), *wide]
 
 
 def _structure(finetuned: Artifact, results: Mapping[str, Any]) -> dict[str, Any] | None:

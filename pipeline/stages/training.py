@@ -8,11 +8,12 @@ from torch import nn
 
 from advprune.data import ImageSet, read
 from advprune.files import write
-from advprune.masking import bake
-from advprune.method import Task
+from advprune.masking import bake, prunable_weights
+from advprune.method import PruningMethod, Task
 from advprune.models import Architecture, build
 from advprune.models.checkpoint import load, save
 from advprune.objectives import Objective
+from advprune.stats import sparsity_for
 from advprune.surgery import Widths
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
@@ -48,8 +49,27 @@ def architecture_of(recipe: Recipe, images: ImageSet) -> Architecture:
 
 
 def fresh(recipe: Recipe, images: ImageSet) -> nn.Module:
-    """A network with the random weights of this seed."""
-    return build(architecture_of(recipe, images), seed=recipe.seed)
+    """A network with the random weights of this seed, that can be pruned as the recipe says.
+
+    Raises:
+        BadData, Refused, Incompatible: it cannot, better said now than after training.
+    """
+    net = build(architecture_of(recipe, images), seed=recipe.seed)
+    method = aimed_at(recipe, net)
+    if method.lands:
+        task = Task(recipe.robust_objective(recipe.prune), recipe.seed, images.shape)
+        units = method.units(net, task)
+        # Every rule shares one budget: where the simplest leaves a layer nothing, all of them do.
+        units.counts("uniform", units.norms(prunable_weights(net)), method.sparsity)
+    return net
+
+
+def aimed_at(recipe: Recipe, net: nn.Module) -> PruningMethod:
+    """The method, at the sparsity that gives the compression of `net` where one is asked for."""
+    method = recipe.pruning_method()
+    if recipe.compression is None:
+        return method
+    return method.model_copy(update={"sparsity": sparsity_for(net, recipe.compression)})
 
 
 def network_of(context: Context, stage: str) -> nn.Module:

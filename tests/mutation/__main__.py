@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ _PRELOADED = (
 def main() -> int:
     """0 where of each group the share of mutants was killed that is the goal, else 1."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was forked ends, too
     root = Path.cwd()
     sys.path.insert(0, str(root))  # as `python -m pytest` does
     groups, equivalent = read_groups(options.groups), read_equivalent(options.equivalent)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ class _Watch:
         self.failed: list[str] = []
         self._coverage = coverage
         self._test = ""
+        self._shared: dict[str, float] = {}  # fixture -> what it took
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -123,6 +125,10 @@ class _Watch:
         self._coverage.switch_context(item.nodeid)
         result = yield
         self._coverage.switch_context("")
+        if item.nodeid in self.seconds:
+            # A test by itself has to wait for whatever it shares.
+            needed = getattr(item, "fixturenames", ())
+            self.seconds[item.nodeid] += sum(self._shared.get(name, 0.0) for name in needed)
         return result
 
     @pytest.hookimpl(wrapper=True)
@@ -130,7 +136,9 @@ class _Watch:
         if fixturedef.scope == "function":
             return (yield)
         self._coverage.switch_context(self._test.partition("::")[0])
+        start = time.monotonic()
         result = yield
+        self._shared[fixturedef.argname] = time.monotonic() - start
         self._coverage.switch_context(self._test)
         return result
 

@@ -5,10 +5,11 @@ import enum
 import gc
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from hypothesis import Phase, settings
 
 from mutation.serving import Served
 
+_SLOWER = 5.0  # times what a test takes, and
+_GRACE_S = 5.0  # for it to be endless
 _MEMORY = 12 << 30  # bytes of a process: a mutant may ask for any amount
 # Nobody reads here what rewritten asserts tell, and to collect garbage takes longest of all.
 QUIET = ["-q", "--assert=plain", "-p", "_hypothesis_pytestplugin"]
@@ -34,7 +37,6 @@ class Ended(enum.IntEnum):
 def fork(run: Callable[[], int], output: Path = Path(os.devnull)) -> int:
     """The process id of a fork that does this, in a session of its own."""
     sys.stdout.flush()
-    gc.collect()
     gc.freeze()  # what is shared stays shared
     process = os.fork()
     if process:
@@ -43,6 +45,7 @@ def fork(run: Callable[[], int], output: Path = Path(os.devnull)) -> int:
     code = Ended.FAILED.value
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         written = os.open(output, os.O_WRONLY | os.O_CREAT)
@@ -59,12 +62,12 @@ def fork(run: Callable[[], int], output: Path = Path(os.devnull)) -> int:
 
 
 def run_tests(
-    tests: Sequence[str], trees: Mapping[str, ast.Module], root: Path, folder: Path
+    tests: Mapping[str, float], trees: Mapping[str, ast.Module], root: Path, folder: Path
 ) -> Ended:
     """Run these tests in this order; for a process made by `fork`, which the first to fail ends.
 
     Args:
-        tests: node ids.
+        tests: node id -> seconds that it takes; a test that takes far more ends the process.
         trees: path of a source below `root` -> what is served in its place.
         folder: for the files of the tests; must not exist.
     """
@@ -111,8 +114,9 @@ def ended(process: int) -> int | None:
 class _Chosen:
     """Leaves of what was collected these tests, in their order, and counts what passed."""
 
-    def __init__(self, tests: Sequence[str]) -> None:
+    def __init__(self, tests: Mapping[str, float]) -> None:
         self.passed = 0
+        self._seconds = tests
         self._rank = {test: rank for rank, test in enumerate(tests)}
 
     @pytest.hookimpl(trylast=True)
@@ -121,6 +125,11 @@ class _Chosen:
             (item for item in items if item.nodeid in self._rank),
             key=lambda item: self._rank[item.nodeid],
         )
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        # Of processor time, which does not pass faster on a busy machine.
+        limit = _SLOWER * self._seconds[nodeid] + _GRACE_S
+        signal.setitimer(signal.ITIMER_PROF, limit)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome == "failed":

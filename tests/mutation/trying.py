@@ -20,9 +20,8 @@ from mutation.trial import Ended, ended, fork, run_tests, wait
 
 Fate = Literal["killed", "timeout", "survived", "equivalent"]
 _SURVEY_S = 900.0
-_SLOWER = 5.0  # times what its tests took, and
-_GRACE_S = 20.0  # for a process to start
-_BUDGET_S = 60.0  # of tests for one mutant; what the slower ones would find is not counted
+_LIMIT_S = 300.0  # for a mutant that waits, say
+_BUDGET_S = 15.0  # of tests for one mutant; what the slower ones would find is not counted
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def try_group(
     """
     reach = _survey(group, root, scratch)
     done: list[Trial] = []
-    waiting: deque[tuple[str, Mutant, Sequence[str]]] = deque()
+    waiting: deque[tuple[str, Mutant, dict[str, float]]] = deque()
     for path in group.modules:
         source = (root / path).read_text(encoding="utf-8")
         spans = spans_of(source)
@@ -86,8 +85,7 @@ def try_group(
             while waiting and len(running) < jobs:
                 path, mutant, tests = waiting.popleft()
                 folder = scratch / f"{len(waiting)}"
-                took = sum(reach.seconds[test] for test in tests)
-                deadline = time.monotonic() + _SLOWER * took + _GRACE_S
+                deadline = time.monotonic() + _LIMIT_S
                 process = _start(path, mutant, tests, root, folder)
                 running[process] = _Running(path, mutant, len(tests), folder, deadline)
             time.sleep(0.01)
@@ -122,17 +120,18 @@ def _drawn(found: list[Mutant], sample: int | None, seed: int) -> list[Mutant]:
     return random.Random(seed).sample(found, sample)
 
 
-def _affordable(tests: Sequence[str], reach: Reach) -> list[str]:
-    found, left = [], _BUDGET_S
+def _affordable(tests: Sequence[str], reach: Reach) -> dict[str, float]:
+    found: dict[str, float] = {}
+    left = _BUDGET_S
     for test in tests:
         left -= reach.seconds[test]
         if left < 0 and found:
             break
-        found.append(test)
+        found[test] = reach.seconds[test]
     return found
 
 
-def _start(path: str, mutant: Mutant, tests: Sequence[str], root: Path, folder: Path) -> int:
+def _start(path: str, mutant: Mutant, tests: Mapping[str, float], root: Path, folder: Path) -> int:
     source = (root / path).read_text(encoding="utf-8")
     tree = mutated(source, mutant.number)
     return fork(lambda: run_tests(tests, {path: tree}, root, folder))
@@ -142,6 +141,8 @@ def _fate(process: int, trial: _Running) -> Fate | None:
     code = ended(process)
     if code is None:
         return "timeout" if time.monotonic() > trial.deadline else None
+    if code == -signal.SIGPROF:
+        return "timeout"
     if code in (Ended.NOT_SERVED, Ended.NOTHING_RAN):
         raise RuntimeError(f"mutants: {trial.path}:{trial.mutant.line}: {Ended(code).name}")
     return "survived" if code == Ended.PASSED else "killed"

@@ -1,70 +1,34 @@
-"""Where a gate is nearly another: the engine timed before it, the last image of a margin."""
+"""Where a gate is nearly another: a word more, the last image of a margin, the edge of a range."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from scipy.stats import binomtest
-from verdict_files import example
+from verdict_files import costs, example
 
-from deploy import gate_speed, power
+from deploy import power
 from deploy.errors import DeployError
-from deploy.files import sha256
 from deploy.gate import demand_accepted, evaluate, main, read_accepted
+from deploy.gate_costs import cost_checks
 from deploy.gate_outlook import outlook
-from deploy.gate_outputs import refusal_annotations, tell_github, to_junit
+from deploy.gate_outputs import refusal_annotations, tell_github, to_junit, write_outputs
 from deploy.policies import Terms
-from deploy.power import chance_to_ship, images_in_words, images_to_find, images_to_ship
-from deploy.statistics import share, upper_tail
+from deploy.power import (
+    chance_to_ship,
+    images_in_words,
+    images_to_find,
+    images_to_ship,
+    minimum_detectable_drop,
+)
+from deploy.statistics import clopper_pearson, share, tango, upper_tail
 from deploy.verdicts import write
-
-IMAGES = np.zeros((3, 1, 8, 8), np.float32)
-
-
-@pytest.fixture
-def engines(tmp_path: Path) -> tuple[Path, Path]:
-    for name in ("new", "old"):
-        (tmp_path / name).write_bytes(name.encode())
-    return tmp_path / "new", tmp_path / "old"
-
-
-def test_engines_are_timed_in_turn_and_their_medians_divided(
-    engines: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds: list[tuple[list[str], int, float]] = []
-
-    def interleaved(models: dict[str, str], images: object, warmup_s: float, calls: int) -> object:
-        assert images is IMAGES
-        rounds.append(([models["new"], models["old"]], calls, warmup_s))
-        took = {"new": 3.0 * len(rounds), "old": 2.0}
-        return {name: SimpleNamespace(p50_ms=ms) for name, ms in took.items()}
-
-    monkeypatch.setattr(gate_speed, "load", lambda path: path.name)
-    monkeypatch.setattr(gate_speed, "interleaved", interleaved)
-    baseline = example()
-    baseline.artefact["sha256"] = sha256(engines[1])
-    assert gate_speed.ratios(*engines, baseline, IMAGES) == [1.5, 3.0, 4.5, 6.0, 7.5]
-    assert rounds == [(["new", "old"], 100, 0.1)] * 5
-
-
-def test_another_engine_than_the_baseline_s_is_not_timed(
-    engines: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate_speed, "load", lambda path: pytest.fail("it was loaded"))
-    baseline = example(sha="b")
-    with pytest.raises(DeployError) as refusal:
-        gate_speed.ratios(*engines, baseline, IMAGES)
-    assert refusal.value.exit_code == 12
-    assert f"has digest {sha256(engines[1])[:12]}, the baseline is about" in str(refusal.value)
-    with pytest.raises(DeployError, match=r"--previous .*gone: no such file; give the bas") as gone:
-        gate_speed.ratios(engines[0], engines[1].with_name("gone"), baseline, IMAGES)
-    assert gone.value.exit_code == 66
-
 
 # The command -------------------------------------------------------------------------------------
 
@@ -250,3 +214,121 @@ def test_an_outlook_speaks_of_what_is_asked(names: tuple[str, ...]) -> None:
     assert (found.chance_to_ship is not None) == shipping
     assert len(found.lines) == 1 + shipping
     assert any("ships in" in line for line in found.lines) == shipping
+
+
+@pytest.mark.parametrize(("times", "warned"), [(1.9, False), (2.0, False), (2.5, True)])
+def test_an_outlook_warns_where_drops_of_twice_the_margin_go_unseen(
+    times: float, warned: bool
+) -> None:
+    drop = minimum_detectable_drop(360, 0.05)
+    found = outlook(360, Terms(("regress",), margin=drop / times))
+    assert found is not None
+    assert bool(found.warnings) == warned
+
+
+@pytest.mark.parametrize(("n", "changed"), [(100, 0.1), (400, 0.05), (1000, 0.3)])
+def test_the_detectable_drop_is_the_smallest(n: int, changed: float) -> None:
+    drop = minimum_detectable_drop(n, changed)
+    assert power._finds(n, drop, changed) >= 0.8 > power._finds(n, drop - 1e-4, changed)
+
+
+def test_so_many_images_are_wanted_as_the_drop_that_was_seen_takes() -> None:
+    for worst, drop in ((319, 1 / 400), (320, 0.0)):
+        candidate = example(worst, sha="b")
+        if not drop:  # as many better as worse
+            candidate.correct["square"][0], candidate.correct["square"][320] = False, True
+        result = evaluate(candidate, example(), terms=Terms(("ship",), margin=0.005))
+        assert result.primary is not None and result.primary.drop == drop
+        assert result.images_to_ship == images_to_ship(result.primary.changed, 0.005, drop)
+
+
+BEYOND: list[tuple[Callable[..., object], tuple[Any, ...]]] = [
+    (clopper_pearson, (1, 2, 0.0)),
+    (clopper_pearson, (1, 2, 1.0)),
+    (clopper_pearson, (-1, 2)),
+    (clopper_pearson, (3, 2)),
+    (clopper_pearson, (0, 0)),
+    (tango, (1, 1, 2, 0.0)),
+    (tango, (1, 1, 2, 1.0)),
+    (tango, (-1, 1, 2)),
+    (tango, (1, 2, 2)),
+    (tango, (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments"), BEYOND)
+def test_counts_and_levels_beyond_their_range_are_refused(
+    function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
+    with pytest.raises(ValueError, match=function.__name__):
+        function(*arguments)
+
+
+# Terms, sizes and speeds -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "terms", [{"floor": 1.0}, {"floor": 0.0}, {"ratio": 0.0}, {"margin": 1.0}, {"margin": -0.01}]
+)
+def test_the_ends_that_make_no_sense_are_refused(terms: dict[str, float]) -> None:
+    with pytest.raises(DeployError, match="must lie in") as refusal:
+        Terms(**terms)
+    assert refusal.value.exit_code == 2
+
+
+def test_the_ends_that_make_sense_are_taken() -> None:
+    assert Terms(ratio=1.0).values["ratio"] == 1
+    assert Terms(margin=0.0).values == {"regress": 0}
+
+
+def test_sizes_are_told_in_the_bytes_that_were_compared() -> None:
+    size, _ = cost_checks(costs(compressed_bytes=21_001), costs())
+    assert size.message == (
+        "size against baseline: 20000 → 21001 bytes compressed, +5.0%, allowed 5.0 %"
+    )
+    size, _ = cost_checks(costs(compressed_bytes=None, bytes=90_000), costs())
+    assert size.message == "size against baseline: 100000 → 90000 bytes, -10.0%, allowed 5.0 %"
+
+
+def test_speeds_are_told_with_all_that_was_seen() -> None:
+    (timed,) = cost_checks(None, None, ratios=[1.2, 1.15, 1.11])
+    assert timed.message == (
+        "latency against baseline: 1.15 times its time, 1.11 to 1.20 over 3 rounds, "
+        "timed in turn, allowed 1.10"
+    )
+    _, recorded = cost_checks(costs(p50_ms=0.09), costs(where="elsewhere"))
+    assert recorded.message == (
+        "latency against baseline: 0.800 → 0.900 of the float engine's time, 1.12 times"
+        f" (elsewhere → {costs()['where']}), allowed 1.10"
+    )
+    assert "(" not in cost_checks(costs(), costs())[1].message
+
+
+@pytest.mark.parametrize("rounds", [[1.0, 1.2, 1.2], [1.1, 1.1, 1.1]])
+def test_a_slowdown_must_lie_beyond_what_is_allowed(rounds: list[float]) -> None:
+    assert [check.status for check in cost_checks(None, None, ratios=rounds)] == ["PASS"]
+
+
+def test_of_many_differences_three_are_named(verdicts: Path) -> None:
+    other = example(seed=1, data="x", images="y", labels="z", input="none")
+    with pytest.raises(DeployError) as refusal:
+        evaluate(example(sha="b"), other)
+    message = str(refusal.value)
+    assert message.count(" there, ") == 3
+    assert ") and 2 more differ; verify both alike" in message
+
+
+def test_no_number_that_json_lacks_is_written_down(tmp_path: Path) -> None:
+    result = replace(evaluate(example(sha="b"), example()), minimum_detectable_drop=math.nan)
+    with pytest.raises(ValueError, match="JSON"):
+        write_outputs(result, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_a_baseline_that_cannot_be_made_is_refused(
+    verdicts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    words = ["--baseline", str(verdicts / "base.json"), "--update-baseline", "--reason", "why"]
+    assert main([str(verdicts), *words]) == 73
+    assert "here.json: cannot be created (File exists)" in capsys.readouterr().err

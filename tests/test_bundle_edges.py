@@ -1,9 +1,11 @@
 """Where a bundle is nearly right: the last byte of a limit, a key more, a link for a file."""
 
+import hashlib
 import importlib
 import io
 import json
 import lzma
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -13,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import make_bundle, reseal
+from signing_keys import make_keys
 from test_bundle_archive import files, rewritten
 
-from deploy.bundle import archive, manifest
+from deploy.bundle import archive, check, manifest
 from deploy.bundle.archive import pack, unpack
-from deploy.bundle.check import check_integrity, check_models
+from deploy.bundle.check import check_integrity
 from deploy.bundle.manifest import check_names, entries_of, parse, read_outside, write_manifest
+from deploy.bundle.signature import fingerprint, read_public
 from deploy.errors import DeployError
 
 
@@ -175,13 +179,6 @@ def test_sums_without_their_last_line_end_are_refused(tmp_path: Path) -> None:
     assert "has a line that is not a digest" in refused(check_integrity, bundle)
 
 
-def test_a_model_that_cannot_be_opened_is_waited_for_and_named(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
-    check_models(bundle)
-    reseal(bundle, "model.onnx", b"no graph")
-    assert "model.onnx" in refused(check_models, bundle)
-
-
 # Archives ----------------------------------------------------------------------------------------
 
 
@@ -285,6 +282,47 @@ def test_zeros_that_compress_better_as_they_are_travel_so(tmp_path: Path) -> Non
     assert sizes["even.bin"] <= len(lzma.compress((bytes(300) + b"abc") * 500, preset=6))
 
 
+def _without(name: str) -> Callable[[list[tuple[tarfile.TarInfo, bytes]]], object]:
+    return lambda members: members.pop([member.name for member, _ in members].index(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("manifest.json", "does not begin with manifest.json"),
+        ("SHA256SUMS", "x.tar: lacks SHA256SUMS"),
+        ("labels.txt.xz", "x.tar: lacks labels.txt; fetch"),
+    ],
+)
+def test_what_an_archive_lacks_is_named(packed: Path, tmp_path: Path, name: str, said: str) -> None:
+    made = rewritten(packed, _without(name), tmp_path / "x.tar")
+    assert said in refused(unpack, made, tmp_path / "unpacked")
+
+
+def test_an_older_archive_is_refused_before_anything_is_decompressed(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(packed: bytes, size: int) -> bytes:
+        raise AssertionError("it was decompressed")
+
+    monkeypatch.setattr(archive, "_UNPACK", {".xz": fail, ".sparse": fail})
+    message = refused(unpack, packed, tmp_path / "unpacked", None, 4, code=78)
+    assert "release 3 of linear, and at least 4 is wanted" in message
+
+
+def test_a_first_release_is_taken_where_none_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path, release=0)
+    opened: list[Path] = []
+    monkeypatch.setattr(check, "ask", lambda module, words, folder, _: opened.append(folder))
+    for found in (check.check_bundle(bundle), check_integrity(bundle)):
+        assert found["release"] == 0
+    assert opened == [bundle]
+    pack(bundle, tmp_path / "bundle.tar")
+    assert unpack(tmp_path / "bundle.tar", tmp_path / "unpacked")["release"] == 0
+
+
 # Signatures --------------------------------------------------------------------------------------
 
 
@@ -293,3 +331,15 @@ def test_who_lacks_the_package_for_signatures_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     message = refused(importlib.import_module, "deploy.bundle.signature", code=69)
     assert message.endswith("type: pip install cryptography")
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_a_fingerprint_is_what_openssl_makes_of_the_key(tmp_path: Path, kind: str) -> None:
+    keys = make_keys(tmp_path, kind)
+    words = ["openssl", "pkey", "-pubin", "-in", str(keys.public), "-outform", "DER"]
+    der = subprocess.run(words, check=True, capture_output=True).stdout
+    found = fingerprint(read_public(keys.public))
+    assert found == hashlib.sha256(der).hexdigest()[:16]
+    assert f"the key {found} is required" in refused(
+        check_integrity, make_bundle(tmp_path), keys.public
+    )

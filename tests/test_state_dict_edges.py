@@ -1,16 +1,17 @@
 """Weights that nearly fit: other names altogether, a limit's last byte, one wrapper of several."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from test_state_dict import build, inner, refusal, saved
+from test_state_dict import PLAIN, Malicious, build, inner, refusal, saved
 from torch import nn
 
 from advprune.errors import BadData, Incompatible
-from advprune.models import state_dict
+from advprune.models import checkpoint, state_dict
 from advprune.models.state_dict import load_state_dict
 
 
@@ -104,3 +105,24 @@ def test_a_part_of_larger_storage_is_loaded(tmp_path: Path) -> None:
     net = nn.Linear(3, 2)
     load_state_dict(net, path)
     assert net.weight.tolist() == [[3, 4, 5], [6, 7, 8]]
+
+
+@pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS:UserWarning")
+def test_no_variable_of_the_environment_lets_a_pickle_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one turns what torch does by default into running whatever the file says."""
+    victim = tmp_path / "victim"
+    path = saved({"state_dict": inner(), "extra": Malicious(victim)}, tmp_path / "net.pt")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with refusal(BadData, r"names \w+\.mkdir, and reading that could run code"):
+        load_state_dict(build(), path)
+    assert not victim.exists()
+    torch.load(path)
+    assert victim.exists(), "the test itself would notice nothing"
+
+
+def test_an_architecture_is_written_in_one_way(tmp_path: Path) -> None:
+    checkpoint.save(build(), PLAIN, tmp_path)
+    text = (tmp_path / checkpoint.ARCHITECTURE).read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"

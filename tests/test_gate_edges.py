@@ -270,7 +270,7 @@ def test_counts_and_levels_beyond_their_range_are_refused(
 @pytest.mark.parametrize(
     "terms", [{"floor": 1.0}, {"floor": 0.0}, {"ratio": 0.0}, {"margin": 1.0}, {"margin": -0.01}]
 )
-def test_the_ends_that_make_no_sense_are_refused(terms: dict[str, float]) -> None:
+def test_the_ends_that_make_no_sense_are_refused(terms: dict[str, Any]) -> None:
     with pytest.raises(DeployError, match="must lie in") as refusal:
         Terms(**terms)
     assert refusal.value.exit_code == 2

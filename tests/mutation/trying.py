@@ -106,8 +106,10 @@ def try_group(
 def _survey(group: Group, root: Path, scratch: Path) -> Reach:
     output = scratch / "output"
     process = fork(lambda: survey(group.tests, group.modules, root, scratch), output)
-    code = wait(process, _SURVEY_S)
-    _end(process, scratch / "tests")
+    try:
+        code = wait(process, _SURVEY_S)
+    finally:
+        _end(process, scratch / "tests")
     if code != 0:
         last = output.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise RuntimeError(f"mutants: {group.name} ends with {code} without any mutant\n{last}")

@@ -73,20 +73,14 @@ def survey(tests: Sequence[str], modules: Sequence[str], root: Path, folder: Pat
         }
         for path in modules
     }
-    content = json.dumps({"seconds": watch.seconds, "lines": lines, "failed": watch.failed})
+    content = json.dumps({"seconds": watch.seconds, "lines": lines})
     (folder / "reach.json").write_text(content, encoding="utf-8")
     return int(code) or int(Ended.NOT_SERVED if served.missing else Ended.PASSED)
 
 
 def read(folder: Path) -> Reach:
-    """What `survey` wrote.
-
-    Raises:
-        RuntimeError: a test failed though nothing was changed.
-    """
+    """What `survey` wrote."""
     content = json.loads((folder / "reach.json").read_text(encoding="utf-8"))
-    if content["failed"] or not content["seconds"]:
-        raise RuntimeError(f"mutants: fails without any mutant: {content['failed'][:5]}")
     lines = {
         path: {int(line): names for line, names in of_path.items()}
         for path, of_path in content["lines"].items()
@@ -114,7 +108,6 @@ class _Watch:
 
     def __init__(self, coverage: Coverage) -> None:
         self.seconds: dict[str, float] = {}
-        self.failed: list[str] = []
         self._coverage = coverage
         self._test = ""
         self._shared: dict[str, float] = {}  # fixture -> what it took
@@ -143,7 +136,5 @@ class _Watch:
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.outcome == "failed":
-            self.failed.append(report.nodeid)
-        elif report.when == "call":
+        if report.when == "call" and report.passed:
             self.seconds[report.nodeid] = report.duration

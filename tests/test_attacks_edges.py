@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from linear_nets import linear
 from torch import Tensor, nn
 
 from advprune.attacks import autoattack as whole
-from advprune.attacks import zoo
+from advprune.attacks import square_l2, zoo
 from advprune.attacks.apgd import apgd
 from advprune.attacks.apgd_t import apgd_t, strongest_rivals, targeted_dlr
 from advprune.attacks.autoattack import autoattack
@@ -246,6 +247,40 @@ def test_what_a_search_found_outside_points_into_the_ball() -> None:
     inner = inside(model, x, y, found, Threat(0.2)).flatten().tolist()
     # Followed to the surface; drawn back to it; nothing met.
     assert inner == pytest.approx([0.6, 0.6, 0.4])
+
+
+def test_a_direction_is_followed_as_a_whole() -> None:
+    """To where the first pixel meets the ball, not to a corner of it."""
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([0.5 - x.flatten(1)[:, 0], x.flatten(1)[:, 0] - 0.5], dim=1)
+
+    x = torch.tensor([0.45, 0.4]).view(1, 1, 1, 2)
+    found = Nearest(x + torch.tensor([0.06, 0.02]).view(1, 1, 1, 2), torch.tensor([0.06]))
+    inner = inside(model, x, torch.tensor([0]), found, Threat(0.3))
+    assert (inner - x).flatten().tolist() == pytest.approx([0.3, 0.1], abs=1e-6)
+
+
+def test_the_patterns_of_square_go_both_ways() -> None:
+    x, threat = torch.full((8, 2, 6, 6), 0.5), Threat(0.4, norm="l2")
+    offsets = square_l2.first(x, threat, random_for(x)) - x
+    assert threat.length(offsets).tolist() == pytest.approx([0.4] * 8, rel=1e-4)
+    assert 0.2 < float((offsets > 0).float().mean()) < 0.8
+
+
+DEFAULTS = {
+    # As the standard version of AutoAttack.
+    apgd: {"steps": 100, "restarts": 1, "rho": 0.75},
+    apgd_t: {"steps": 100, "restarts": 1, "targets": 9},
+    fab_t: {"steps": 100, "targets": 9},
+    autoattack: {"steps": 100, "targets": 9, "queries": 5000},
+}
+
+
+@pytest.mark.parametrize("attack", DEFAULTS, ids=lambda attack: attack.__name__)
+def test_without_settings_an_attack_is_that_of_its_authors(attack: Callable[..., Tensor]) -> None:
+    given = {name: entry.default for name, entry in signature(attack).parameters.items()}
+    assert {name: given[name] for name in DEFAULTS[attack]} == DEFAULTS[attack]
 
 
 # As people write them ----------------------------------------------------------------------------

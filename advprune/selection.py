@@ -71,7 +71,8 @@ def top_on_device(values: Tensor, keep: int) -> Tensor:
         found.scatter_add_(0, digits, alive.long())
         at_least = found.flip(0).cumsum(0).flip(0)
         # The digit of the k-th: the last one that has at least `owed` at or above it.
-        digit = (at_least >= owed).sum() - 1
+        # In one dimension: an index without any would be read by the host.
+        digit = (at_least >= owed).sum(0, keepdim=True) - 1
         owed = owed - (at_least[digit] - found[digit])
         chosen |= alive & (digits > digit)
         alive &= digits == digit

@@ -85,7 +85,7 @@ def _asked(
                 found += [policy.rule(group[0], value) for group in deciding]
             case "engine":
                 found.append(policy.rule(candidate.flags[PRIMARY], value))
-            case "float":
+            case "float":  # pragma: no branch
                 if not from_float:
                     raise DeployError(
                         f"gate: policy {name} needs the float engine's verdicts; add --float FILE",

@@ -4,8 +4,8 @@ import os
 
 from advprune.data import Loaded, fingerprint, load, save
 from advprune.errors import BadData
+from advprune.files import write
 from export.calibrate import FEWEST_IMAGES
-from pipeline.files import write_bytes
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 
@@ -45,7 +45,7 @@ def stage(recipe: Recipe) -> Stage:
         counts = {name: len(part) for name, part in images.parts.items()}
         if images.skipped:
             lines = "".join(f"{line}\n" for line in images.skipped)
-            write_bytes(context.out / SKIPPED, os.fsencode(lines))  # paths need not be text
+            write(context.out / SKIPPED, os.fsencode(lines))  # paths need not be text
             counts["skipped"] = len(images.skipped)
         return {**counts, "classes": len(images.classes), "digest": images.digest}
 

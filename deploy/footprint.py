@@ -18,7 +18,7 @@ import numpy as np
 
 from deploy.errors import DeployError
 from deploy.process import ask
-from deploy.runtime import RUNTIMES, load, runtime_for
+from deploy.runtime import RUNTIMES, guard, load, runtime_for
 
 _ANSWERS = 20
 
@@ -28,11 +28,11 @@ class Footprint:
     """Of one file in one runtime.
 
     Attributes:
-        load_ms: from the file on disk to a model that takes images; the runtime's own package is
-            imported before.
+        load_ms: from the file on disk to a model that takes images, a look at what is in it
+            included; packages are imported before.
         first_ms: the first answer, which bears what a runtime puts off until then.
-        peak_memory: bytes of the whole process, Python, numpy and the runtime included, after a
-            few answers to one image each.
+        peak_memory: bytes of the whole process, Python, numpy, onnx and the runtime included, after
+            a few answers to one image each.
     """
 
     load_ms: float
@@ -52,6 +52,8 @@ def footprint(path: Path, runtime: str | None = None, threads: int = 1) -> Footp
 
 def _measure(path: Path, runtime: str, threads: int) -> Footprint:
     importlib.import_module(RUNTIMES[runtime].module)
+    if RUNTIMES[runtime].suffix == ".onnx":
+        guard()
     start = time.perf_counter_ns()
     model = load(path, threads, runtime)
     loaded = time.perf_counter_ns()

@@ -71,15 +71,16 @@ def test_nothing_is_imported_from_the_current_folder(
     ("file", "runtime", "code", "says"),
     [
         ("none.onnx", None, 66, "none.onnx: no such file"),
-        ("garbage.onnx", None, 65, "garbage.onnx: not a model that onnxruntime runs"),
+        ("garbage.onnx", None, 65, "garbage.onnx: not an ONNX file"),
         ("garbage.onnx", "tensorrt", 65, "tensorrt runs .plan files"),
-        ("garbage.onnx", "ort-cuda", 69, "asked for CUDAExecutionProvider"),
+        ("sound.onnx", "ort-cuda", 69, "asked for CUDAExecutionProvider"),
     ],
 )
-def test_a_refusal_is_that_of_the_runtime(
+def test_a_refusal_is_that_of_opening_the_file(
     tmp_path: Path, file: str, runtime: str | None, code: int, says: str
 ) -> None:
     (tmp_path / "garbage.onnx").write_bytes(b"garbage" * 9)
+    linear(tmp_path / "sound.onnx", 8)
     with pytest.raises(DeployError) as caught:
         footprint(tmp_path / file, runtime)
     assert caught.value.exit_code == code

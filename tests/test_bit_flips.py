@@ -27,7 +27,10 @@ from deploy.bundle.check import check_integrity
 from deploy.errors import DeployError
 from deploy.gate_baseline import update_baseline
 from deploy.runtimes.engine_card import read_card
-from pipeline.stage import read_artifact
+from deploy.sealed import seal, unseal
+from pipeline.commands.results import context_of
+from pipeline.resolve import resolve
+from pipeline.stage import MANIFEST, read_artifact
 
 pytest_plugins = ["tiny_fixtures"]
 
@@ -212,3 +215,17 @@ def test_a_damaged_part_of_a_run_is_not_attacked(tiny: Tiny, tmp_path: Path, wha
     content[-1] ^= 1
     file.write_bytes(content)
     assert f"{file}: missing or changed" in refusal(advprune("attack", path), 65)
+
+
+def test_a_run_is_what_its_manifests_say_and_not_its_recipe_toml(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    recipe, _ = resolve({}, file=tiny.run / "recipe.toml", environment={})
+    run = Path(shutil.copytree(tiny.run, tmp_path / "run"))
+    (run / "recipe.toml").write_text("seed = 7\n")  # which people may edit
+    assert context_of(run).recipe == recipe
+    (path,) = run.glob("[0-9][0-9]_report")
+    manifest = unseal((path / MANIFEST).read_bytes())
+    (path / MANIFEST).write_bytes(seal({**manifest, "config": {}}))
+    with pytest.raises(BadData, match=r"09_report: holds no recipe of a run .*; run again"):
+        context_of(run)

@@ -55,7 +55,8 @@ def is_number(value: Any) -> bool:
 
 TEXT = Is("one line of text", is_text)
 INTEGER = Is("an integer", lambda x: type(x) is int)
-COUNT = Is("a positive integer", lambda x: type(x) is int and x > 0)
+# Larger ones are no count of anything, and no float can hold them all.
+COUNT = Is("a positive integer below 2**63", lambda x: type(x) is int and 0 < x < 2**63)
 NUMBER = Is("a finite number", is_number)
 TABLE = Is("a table", lambda x: isinstance(x, dict))
 DIGEST = Is(

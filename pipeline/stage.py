@@ -48,14 +48,14 @@ class Artifact:
             BadData: the file is missing, a link, or was changed since.
         """
         path, digest = self._listed(name)
-        if not path.is_file() or path.is_symlink() or sha256(path) != digest:
+        if not _is_plain(path) or sha256(path) != digest:
             raise self._changed(path)
         return path
 
     def read(self, name: str) -> bytes:
         """The very bytes that were found to be what was recorded; refusals as `file`."""
         path, digest = self._listed(name)
-        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        content = path.read_bytes() if _is_plain(path) else None
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             raise self._changed(path)
         return content
@@ -128,6 +128,13 @@ _MANIFEST = {
     "seconds": shape.NUMBER,
     "environment": shape.TABLE,
 }
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _is_inside(name: str) -> bool:

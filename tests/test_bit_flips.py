@@ -27,7 +27,10 @@ from deploy.bundle.check import check_integrity
 from deploy.errors import DeployError
 from deploy.gate_baseline import update_baseline
 from deploy.runtimes.engine_card import read_card
-from pipeline.stage import read_artifact
+from deploy.sealed import seal, unseal
+from pipeline.commands.results import context_of
+from pipeline.resolve import resolve
+from pipeline.stage import MANIFEST, read_artifact
 
 pytest_plugins = ["tiny_fixtures"]
 
@@ -67,7 +70,7 @@ ALONE = ("verdicts", "baseline", "engine card", "engine", "archive")
 KINDS = (
     *OF_A_RUN,
     *ALONE,
-    *(f"bundle/{name}" for name in OF_A_BUNDLE),
+    *(f"signed bundle/{name}" for name in OF_A_BUNDLE),
     *(f"bundle on a device/{name}" for name in OF_A_BUNDLE if not name.endswith(".sig")),
 )
 BLOCK = 4096
@@ -114,7 +117,7 @@ def kind(
         # A copy: the run is shared.
         copy = Path(shutil.copytree(tiny.artefact(group), tmp_path / group))
         return Kind(copy / name, lambda: read_artifact(copy).check(), str(copy / name))
-    if group == "bundle":
+    if group == "signed bundle":
         bundle, key = folder / "bundle", folder / "ed25519.pub"
         return Kind(bundle / name, lambda: check_integrity(bundle, key), str(bundle))
     if group == "bundle on a device":
@@ -191,7 +194,7 @@ def test_a_thousand_flips_and_every_cut_are_refused(
     sys.stdout.write(f"\n{request.node.callspec.id}: {flipped} flips, {cut} cuts, all refused\n")
 
 
-def test_no_file_of_a_run_is_left_out(tiny: Tiny) -> None:
+def test_no_file_of_a_run_is_left_out_and_none_stands_for_another(tiny: Tiny) -> None:
     """A new kind of file has to be added above; a bundle inside a run has its kinds of its own."""
     names = {Path(name).name for name in OF_A_RUN}
     found = {
@@ -201,6 +204,7 @@ def test_no_file_of_a_run_is_left_out(tiny: Tiny) -> None:
         if path.is_file() and "bundle" not in path.relative_to(tiny.artefact(stage)).parts
     }
     assert found == names
+    assert len(set(KINDS)) == len(KINDS)
 
 
 @pytest.mark.parametrize("what", ["04_finetune", "06_export/model.int8.x86.onnx"])
@@ -212,3 +216,17 @@ def test_a_damaged_part_of_a_run_is_not_attacked(tiny: Tiny, tmp_path: Path, wha
     content[-1] ^= 1
     file.write_bytes(content)
     assert f"{file}: missing or changed" in refusal(advprune("attack", path), 65)
+
+
+def test_a_run_is_what_its_manifests_say_and_not_its_recipe_toml(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    recipe, _ = resolve({}, file=tiny.run / "recipe.toml", environment={})
+    run = Path(shutil.copytree(tiny.run, tmp_path / "run"))
+    (run / "recipe.toml").write_text("seed = 7\n")  # which people may edit
+    assert context_of(run).recipe == recipe
+    (path,) = run.glob("[0-9][0-9]_report")
+    manifest = unseal((path / MANIFEST).read_bytes())
+    (path / MANIFEST).write_bytes(seal({**manifest, "config": {}}))
+    with pytest.raises(BadData, match=r"09_report: holds no recipe of a run .*; run again"):
+        context_of(run)

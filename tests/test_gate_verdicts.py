@@ -126,6 +126,7 @@ OFF: dict[str, Callable[[dict[str, Any]], Any]] = {
     "measured": _put("measured", value=None),
     "half a measurement": _put("measured", value={"bytes": 1}),
     "no bytes": _put("measured", value=costs(bytes=0)),
+    "bytes beyond floats": _put("measured", value=costs(bytes=10**400)),
     "bytes as a number": _put("measured", value=costs(compressed_bytes=1.5)),
     "time as a truth": _put("measured", value=costs(p50_ms=True)),
     "no time": _put("measured", value=costs(float_p50_ms=0)),

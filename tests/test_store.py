@@ -322,6 +322,14 @@ def test_a_manifest_of_other_kinds_is_refused(tmp_path: Path, changes: dict[str,
         read_artifact(path)
 
 
+def test_a_name_that_no_file_system_takes_is_of_no_file(tmp_path: Path) -> None:
+    files = {"x" * 300: {"sha256": "0" * 64}}
+    made = read_artifact(edited(build(Store(tmp_path), make_stage()), files=files))
+    for use in (made.file, made.read):
+        with pytest.raises(BadData, match="missing or changed"):
+            use("x" * 300)
+
+
 def test_a_file_too_many_or_a_link_in_an_artefact_is_noticed(tmp_path: Path) -> None:
     made = build(Store(tmp_path / "runs"), make_stage(writes("abc")))
     (tmp_path / "out.txt").write_text("abc")

@@ -155,23 +155,10 @@ def test_a_bomb_is_known_by_its_header(tmp_path: Path, monkeypatch: pytest.Monke
     refused(*words, code=65, says=("cats/00.png: more than", "pixels; remove it or scale it down"))
 
 
-def test_what_is_not_read_as_a_folder_has_no_choices(tmp_path: Path) -> None:
-    refused("run", "--convert", "rgb", code=2, says=("--convert is only for folders",))
-    refused("run", "--skip-bad", code=2, says=("--skip-bad is only for folders",))
-    refused("run", "--convert", "grey", code=2, says=("--convert 'grey'",))
-
-
 def test_one_bad_image_of_sixty_is_more_than_may_be_skipped(tmp_path: Path) -> None:
     unreadable(tmp_path / "photos")
     words = ("run", "--data", f"folder:{tmp_path / 'photos'}", "--skip-bad")
     refused(*words, code=65, says=(f"{DOG}: cannot be decoded",))
-
-
-def test_pixels_without_a_range_are_not_converted(tmp_path: Path) -> None:
-    two_classes(tmp_path / "photos")
-    Image.new("F", (8, 8)).save(tmp_path / "photos" / "dogs" / "32.tiff")
-    words = ("run", "--data", f"folder:{tmp_path / 'photos'}", "--convert", "rgb")
-    refused(*words, code=65, says=("dogs/32.tiff: pixels are F",))
 
 
 def test_a_folder_with_fewer_images_than_calibrate(tmp_path: Path) -> None:

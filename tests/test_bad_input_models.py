@@ -208,12 +208,25 @@ def test_a_budget_that_leaves_a_layer_nothing(bad: Bad, tmp_path: Path) -> None:
     refused("plan", *bad.words.split(), code=bad.code, says=bad.says)
 
 
-def test_no_attack_at_all_is_clean_accuracy_and_sound(tmp_path: Path) -> None:
-    """eps 0: the chain is walked (H2), and what comes out is called what it is."""
+def test_no_attack_at_all_is_called_clean_accuracy(tmp_path: Path) -> None:
     save(build(ARCH, seed=0), ARCH, tmp_path / "net")
-    words = ["attack", tmp_path / "net", "--eps", "-0", "--suite", "quick", "--limit-test", "20"]
-    counts = {"images": 20, "health": 10, "steps": 2, "queries": 5, "fmn": 2}
-    words += [word for key, n in counts.items() for word in ("--set", f"verify.{key}={n}")]
+    words = ("attack", tmp_path / "net", "--eps", "-0", "--attack", "fgsm", *FEW)
     result = advprune(*words)
     assert result.code == 0, result
-    assert "20 images, linf eps 0: clean accuracy" in result.out
+    assert "30 images, linf eps 0: clean accuracy" in result.out
+    verdicts = advprune(*words, "--json").json["verdicts"]
+    assert verdicts["fgsm"] == verdicts["worst"] == verdicts["clean"]
+
+
+@pytest.mark.slow
+def test_no_attack_at_all_is_a_sound_evaluation(tmp_path: Path) -> None:
+    """The whole chain is walked with eps 0 (H2); checks that need a ball have nothing to say."""
+    save(build(ARCH, seed=0), ARCH, tmp_path / "net")
+    words = ["attack", tmp_path / "net", "--eps", "0", "--suite", "quick", "--limit-test", "20"]
+    counts = {"images": 20, "health": 10, "steps": 2, "queries": 5, "fmn": 2}
+    words += [word for key, n in counts.items() for word in ("--set", f"verify.{key}={n}")]
+    result = advprune(*words, "--json")
+    assert result.code == 0, result
+    status = {check["id"]: check["status"] for check in result.json["health"]}
+    assert status["H2"] == "OK"
+    assert not {"H19", "H22"} & status.keys()

@@ -299,3 +299,12 @@ def test_settings_for_the_library_are_what_they_read_as(monkeypatch: pytest.Monk
         ("random", bool, False),
         ("norm", str, "L2"),
     ]
+
+
+def test_what_fails_inside_a_model_is_no_lack_of_gradients() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("out of order")
+
+    x = images(2, SHAPE)
+    with pytest.raises(RuntimeError, match="out of order"):
+        parse("torchattacks:FGSM")(broken, x, torch.tensor([0, 1]), Threat(0.1), random_for(x))

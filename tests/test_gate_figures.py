@@ -27,7 +27,7 @@ from deploy.power import (
     images_to_ship,
     minimum_detectable_drop,
 )
-from deploy.statistics import clopper_pearson, share, tango, upper_tail
+from deploy.statistics import clopper_pearson, probability, share, tango, upper_tail
 
 # Counting images ---------------------------------------------------------------------------------
 
@@ -42,6 +42,8 @@ def test_a_share_comes_with_its_interval(right: int, n: int) -> None:
 
 def test_tails_that_are_none() -> None:
     assert (upper_tail(4, 3, 0.5), upper_tail(1, 3, 0.0), upper_tail(0, 3, 0.5)) == (0, 0, 1)
+    assert [probability(k, 3, 0.0) for k in range(4)] == [1, 0, 0, 0]
+    assert [probability(k, 3, 1.0) for k in range(4)] == [0, 0, 0, 1]
 
 
 def test_senseless_questions_about_power_are_refused() -> None:

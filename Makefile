@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt lint format lock audit sbom doctor clean
+.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt coverage mutants lint format lock audit sbom doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -45,6 +45,8 @@ help:
 	@echo "make bench       measure every goal of speed into benchmarks/RESULTS.md;  ARGS=  names of some"
 	@echo "make test        the fast tests;  make test-slow  the slow ones"
 	@echo "make test-tensorrt  our calls against the published TensorRT bindings; fetches them"
+	@echo "make coverage    the fast tests, and whether they reach every branch that they must"
+	@echo "make mutants     put faults into modules and say which no test notices;  ARGS=  groups, --sample N"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
 	@echo "make doctor      what this machine has and lacks"
 	@echo "make lock        resolve requirements/*.txt anew;  make clean  remove .venv and caches"
@@ -96,6 +98,14 @@ test-slow: setup
 # On the names of TensorRT 10.3, 10.16 and 11.4; needs the package index and a C compiler, no GPU.
 test-tensorrt: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m tensorrt_contract $(ARGS)
+
+coverage: setup
+	@mkdir -p build
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --cov --cov-report=json:build/coverage.json $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m mutation.coverage_goal build/coverage.json
+
+mutants: setup
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python -m mutation $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

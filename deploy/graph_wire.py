@@ -70,6 +70,7 @@ class _Field(NamedTuple):
     name: str
     repeated: bool
     message: Any  # descriptor of its kind, or None
+    text: bool
 
 
 def lean(data: bytes) -> ModelProto:
@@ -127,6 +128,8 @@ class _Reader:
             if field.message is not None and wire == _SIZED:
                 content += _sized(number, self.message(body, at, field.message, depth + 1))
                 continue
+            if field.text and wire == _SIZED and not _is_text(self._data[body:at]):
+                raise Malformed(f"{kind.name} has a {field.name} that is no UTF-8")
             self._kept += at - start
             if self._kept > MOST_BESIDE_WEIGHTS:
                 raise Malformed(f"more than {MOST_BESIDE_WEIGHTS} bytes beside its weights")
@@ -149,9 +152,19 @@ class _Reader:
 @cache
 def _fields_of(kind: Any) -> Mapping[int, _Field]:
     return {
-        number: _Field(field.name, field.is_repeated, field.message_type)
+        number: _Field(
+            field.name, field.is_repeated, field.message_type, field.type == field.TYPE_STRING
+        )
         for number, field in kind.fields_by_number.items()
     }
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _sized(number: int, content: bytes | bytearray) -> bytes:

@@ -41,7 +41,8 @@ def load(path: Path) -> ModelProto:
             raise BadData(f"{path}: functions or a training step of its own; export it again")
         onnx.checker.check_model(model)
         _check_scales(model, path)
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    # A ValueError, where data do not fit their sizes, or a name is none that can be read.
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadData(f"{path}: not a valid ONNX model ({reason}); export it again") from error
     return model

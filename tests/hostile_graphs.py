@@ -664,7 +664,7 @@ WIRE: dict[str, Case] = {
     "a length of eleven bytes": Case(lambda: classifier() + b"\x12" + b"\x80" * 10, 65, "damaged"),
     "a second graph": Case(lambda: classifier() + sized(7, b""), 65, "ModelProto says graph twice"),
     "text that is none": Case(
-        lambda: _graph_with(sized(1, sized(4, b"\xff\xfe"))), 78, "unknown operators"
+        lambda: _graph_with(sized(1, sized(4, b"\xff\xfe"))), 65, "op_type that is no UTF-8"
     ),
     "onnxruntime's format as well": Case(lambda: _polyglot(b"ORTM"), 65, "onnxruntime's own file"),
     "TFLite's format as well": Case(lambda: _polyglot(b"TFL3"), 65, "a TFLite file"),

@@ -3,6 +3,8 @@
 What is no request is refused by itself: whoever asks next, or meanwhile, gets the same bits.
 """
 
+import ctypes
+import gc
 import itertools
 import math
 import os
@@ -258,6 +260,9 @@ ROUNDS = 25
 
 
 def _resident() -> int:
+    """Bytes, once all that was freed is given back: what stays is held."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advprune.errors import CannotCreate, Refused, StorageFailed
 
-_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 _FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

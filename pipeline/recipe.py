@@ -208,11 +208,6 @@ class Recipe(Section):
         precision = resolve_precision(self.precision, self.device)
         return Objective(name, self.threat(), self.attack_steps, self.beta, precision)
 
-    def batch_size(self, stage: str) -> int | None:
-        """Images of one step of a stage that trains; None of any other."""
-        section = getattr(self, stage, None)
-        return section.batch_size if isinstance(section, Training) else None
-
     def pruning_method(self) -> PruningMethod:
         """Raises Refused naming the option that the method refuses."""
         cls = get(self.method)

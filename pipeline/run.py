@@ -12,7 +12,7 @@ from pipeline.files import lock, needed_folder, storage_errors
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Training
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
@@ -71,7 +71,7 @@ def execute(
                         watch = Watch(out, bar, task, stop, checkpoint_steps)
                         return Context(recipe, artifacts, out, watched(watch))
 
-                    with memory_errors(stage.name, recipe.batch_size(stage.name), device):
+                    with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
                         found = store.build(stage, artifacts, context, environment(device))
                 ran.append(stage.name)
             else:
@@ -83,6 +83,12 @@ def execute(
         if not record.exists():  # else the same settings, perhaps read from this very file
             write(record, to_toml(recipe, sources).encode())
         return Outcome(folder, artifacts, ran)
+
+
+def _batch_size(recipe: Recipe, stage: str) -> int | None:
+    """Images of one step of a stage that trains; None of any other."""
+    section = getattr(recipe, stage, None)
+    return section.batch_size if isinstance(section, Training) else None
 
 
 def _unchanged(observer: Observer) -> Observer:

@@ -2,10 +2,11 @@
 
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stage_runs import Runner, with_settings
 from torch import Tensor, nn
 
 from advprune.errors import Refused
+from advprune.method import Progress
 from export.to_onnx import to_onnx
 from pipeline import stopping
 from pipeline.cli import main
@@ -111,7 +113,7 @@ def _told() -> Iterator[None]:
     """A refusal as the command line tells it."""
     try:
         yield
-    except Refused as error:
+    except (Refused, stopping.Terminated) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
 
@@ -129,6 +131,38 @@ def hungry(num_classes: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(4096, num_classes),
     )
+
+
+def stopped(stage: str, parents: dict[str, str], root: str, at: int, endless: bool) -> None:
+    """Build a stage that is asked to stop in a step, which may take for ever."""
+    runner = Runner(recipe_with({}), Path(root))
+    runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
+
+    class Asked(Telling):
+        def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+            super().step(progress, metrics)
+            if progress.step == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(600 if endless else 0)
+
+    if endless:
+        stopping.PATIENCE = 0.05
+    with _told(), stopping.stopping() as stop:
+        runner.build(stage, lambda *given: Asked(*given, stop=stop, every=EVERY))
+
+
+def asked_at_once() -> list[bool]:
+    """Whether a request was obeyed at once, and handlers and timers were as before afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGALRM)
+    before, obeyed = [signal.getsignal(number) for number in numbers], False
+    try:
+        with stopping.stopping():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+    except stopping.Terminated:
+        obeyed = True
+    after = [signal.getsignal(number) for number in numbers]
+    return [obeyed, after == before, signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)]
 
 
 def stubborn(patience: float, last: float) -> None:

@@ -48,7 +48,7 @@ def test_a_baseline_that_was_measured_otherwise(
 def test_a_baseline_that_is_none(tiny: Tiny, tmp_path: Path, empty_folder: Path) -> None:
     base = tmp_path / "base.json"
     good = tiny.verdicts("int8").read_text()
-    for text in ("", "[]", good[:-40], good.replace('"schema": 2', '"schema": 3'), "[" * 100_000):
+    for text in ("", "[]", good[:-40], good.replace("clean", "dirty", 1), "[" * 100_000):
         base.write_text(text)
         refused("gate", tiny.run, "--baseline", base, code=65, says=("base.json",))
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -93,7 +93,7 @@ FILES: dict[str, tuple[bytes | None, int, str]] = {
     "empty.pt": (b"", 65, "not a PyTorch checkpoint"),
     "junk.safetensors": (b"junk", 65, "not a safetensors file"),
     "bomb.safetensors": (b"\xff" * 8 + b"{", 65, "not a safetensors file"),
-    "junk.onnx": (b"junk", 65, "not a model that onnxruntime runs"),
+    "junk.onnx": (b"junk", 65, "not an ONNX file"),
     "empty.onnx": (b"", 65, "empty.onnx"),
     "gone.pt": (None, 66, "cannot be read"),
     "gone.onnx": (None, 66, "no such file"),

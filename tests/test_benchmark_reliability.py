@@ -22,7 +22,7 @@ REPORT = """<?xml version="1.0" encoding="utf-8"?>
 def test_trials_kills_and_losses_are_summed_by_file() -> None:
     killed, races = rows(REPORT)
     assert (killed.tests, killed.trials, killed.kills, killed.lost) == (2, 50, 121, 1)
-    assert (races.tests, races.trials, races.kills, races.lost) == (2, 1000, 0, 0)
+    assert (races.tests, races.trials, races.kills, races.lost) == (2, 1001, 0, 0)
     assert races.skipped == 1
     assert killed.promise.startswith("A run that is killed")
 
@@ -31,4 +31,4 @@ def test_the_table_is_one_row_a_promise() -> None:
     head, rule, killed, races = table(rows(REPORT)).splitlines()
     assert head.count("|") == rule.count("|") == killed.count("|")
     assert killed.endswith("| `test_killed.py` | 2 | 50 | 121 | 1 | 4 |")
-    assert races.endswith("| `test_races.py` | 2 (1 skipped) | 1,000 | 0 | 0 | 3 |")
+    assert races.endswith("| `test_races.py` | 2 (1 skipped) | 1,001 | 0 | 0 | 3 |")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from advprune import data
 from advprune.data.imageset import Split, digest
-from advprune.errors import BadData, CannotCreate, NotFound, StorageFailed
+from advprune.errors import BadData, CannotCreate, NotFound
 
 
 @pytest.fixture(scope="module")
@@ -151,5 +151,5 @@ def test_folder_that_cannot_be_made(tmp_path: Path, digits: data.ImageSet) -> No
 
 def test_write_that_fails(tmp_path: Path, digits: data.ImageSet) -> None:
     (tmp_path / "data.json").mkdir()
-    with pytest.raises(StorageFailed, match="cannot be written"):
+    with pytest.raises(CannotCreate, match="Is a directory"):
         data.save(digits, tmp_path)

@@ -7,6 +7,7 @@ given to `python tests/fuzzing.py 1 --first NUMBER`.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ def test_a_few_damaged_files_of_every_kind() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_files() -> None:
+def test_ten_thousand_damaged_files(record_property: Callable[[str, object], None]) -> None:
     check(fuzz(MANY, first=FEW), MANY)
+    record_property("trials", MANY)
 
 
 # What a harness must notice, by readers that do it ----------------------------------------------

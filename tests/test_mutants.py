@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ SEED = 9
         for name in read_groups()
     ],
 )
-def test_faults_are_noticed(group: str, tmp_path: Path) -> None:
+def test_faults_are_noticed(
+    group: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     words = [group, "--sample", str(SAMPLE[group]), "--seed", str(SEED), "--jobs", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "mutation", *words, "--out", str(tmp_path / "found.json")],
@@ -40,3 +43,4 @@ def test_faults_are_noticed(group: str, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())[group]
     assert found["mutants"] - found["equivalent"] >= 10
     assert found["share"] >= GOAL
+    record_property("trials", found["mutants"])

@@ -346,7 +346,8 @@ def test_bench_refuses_what_it_cannot_run(tiny: Tiny) -> None:
     assert "asked for CUDAExecutionProvider, CPUExecutionProvider would run" in cuda
     assert "no model.plan" in refusal(advprune("bench", tiny.run, "--runtime", "tensorrt"), 66)
     assert "--threads" in refusal(advprune("bench", tiny.run, "--threads", "0"), 2)
-    assert "seconds >= 0" in refusal(advprune("bench", tiny.run, "--single-stream", "inf"), 65)
+    endless = refusal(advprune("bench", tiny.run, "--single-stream", "inf"), 2)
+    assert "seconds that ends" in endless
 
 
 def test_a_bundle_can_be_trusted(tiny: Tiny) -> None:
@@ -520,7 +521,7 @@ def test_a_second_process_is_refused_and_an_interrupted_one_goes_on(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as first:
         try:
-            wait_for(lambda: list(runs.glob("store/.tmp-standard-*/.checkpoint")), first)
+            wait_for(lambda: list(runs.glob("store/.tmp-standard-*/.checkpoint-*")), first)
             message = refusal(advprune(*words), 75)
             assert f"in use by process {first.pid} on " in message
             first.send_signal(signal.SIGINT)

@@ -308,9 +308,12 @@ def growth(engines: Sequence[Predict], images: Images, calls: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_calls_are_right_and_leave_nothing_behind(exported: Exported):
+def test_a_hundred_thousand_calls_are_right_and_leave_nothing_behind(
+    exported: Exported, record_property: Callable[[str, object], None]
+):
     engines = [load(path).predict for path in (exported.x86, exported.float_onnx)]
     assert growth(engines, exported.images, calls=100_000) < LEAST_LEAK
+    record_property("trials", 100_000)
 
 
 @pytest.mark.slow

@@ -1,98 +1,52 @@
 """Asked to stop, a run writes a checkpoint, ends soon with 143, and goes on from there."""
 
-import os
 import random
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from crashing import NEEDS, Crash
 from forkserver import Job
 from rich.progress import Progress as Bar
-from stage_runs import SMALL, Runner
 from tiny_run import TINY
 
-from advprune.method import Progress
-from pipeline import stopping
 from pipeline.checkpoints import Checkpoints
 from pipeline.stage import read_artifact
-from pipeline.stopping import Stopping, Terminated
+from pipeline.stopping import Stopping
 from pipeline.watch import Watch
 
 pytest_plugins = ["crash_fixtures"]
 AT = 5  # the step in which the signal comes
 
 
-def ask() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0)  # the handler runs before the next line
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    runner = Runner(SMALL, tmp_path_factory.mktemp("runs"))
-    for name in ("data", "standard", "adversarial"):
-        runner.build(name)
-    return runner
-
-
-def stopped(runner: Runner, root: Path, in_step: Callable[[], None]) -> int:
-    """Stop a search in a step; the step of the checkpoint that it left."""
-    other = Runner(SMALL, root)
-    other.made = {k: v for k, v in runner.made.items() if k != "prune"}
-
-    class Asked(Watch):
-        def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-            super().step(progress, metrics)
-            if progress.step == AT:
-                in_step()
-
-    with stopping.stopping() as stop, pytest.raises(Terminated, match="the same command goes on"):
-        other.build("prune", lambda *given: Asked(*given, stop=stop, every=2))
-    (left,) = (root / "store").glob(".tmp-prune-*")
+@pytest.mark.parametrize(("endless", "kept"), [(False, 5), (True, 3)])
+def test_the_step_ends_with_a_checkpoint_or_is_broken_off(
+    endless: bool, kept: int, crash: Crash, tmp_path: Path
+) -> None:
+    """Steps 3, 6 and so on have checkpoints anyway."""
+    stage, (_, parents, place, *_) = "prune", crash.job("prune", tmp_path).args
+    end = crash.children.run(Job("dying:stopped", (stage, parents, place, AT, endless)))
+    assert end.code == 143, end.err
+    assert end.err == "terminated; the same command goes on from the last checkpoint\n"
+    (left,) = (tmp_path / "runs" / "store").glob(".tmp-*")
     saved = Checkpoints(left, pytest.fail).latest()
     assert saved is not None
-    assert other.build("prune").digest == runner.build("prune").digest
-    return saved[0]
+    assert saved[0] == kept
+    again = crash.build(stage, tmp_path)
+    assert again.code == 0
+    assert again.result[1] == crash.whole[stage].digest
 
 
-def test_the_step_ends_with_a_checkpoint(runner: Runner, tmp_path: Path) -> None:
-    assert stopped(runner, tmp_path, ask) == AT
-
-
-def test_a_step_that_takes_too_long_is_broken_off(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stopping, "PATIENCE", 0.05)
-
-    def ask_and_go_on() -> None:
-        ask()
-        time.sleep(30)
-
-    assert stopped(runner, tmp_path, ask_and_go_on) == AT - 1
-
-
-def test_outside_of_steps_a_run_stops_at_once() -> None:
-    with pytest.raises(Terminated), stopping.stopping():
-        ask()
-        pytest.fail("it went on")
+def test_outside_of_steps_a_run_stops_at_once_and_leaves_no_handler(crash: Crash) -> None:
+    end = crash.children.run(Job("dying:asked_at_once"))
+    assert end.result == [True, True, True], end.err
 
 
 def test_whoever_does_not_let_go_ends_all_the_same(crash: Crash) -> None:
     fate = {"kill_after": 0.5, "signal": signal.SIGTERM}
     end = crash.children.run(Job("dying:stubborn", (0.1, 0.3), **fate))
     assert end.code == 143
-
-
-def test_handlers_are_as_they_were_afterwards() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
-    with pytest.raises(Terminated), stopping.stopping():
-        ask()
-    after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
-    assert after == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_watch_without_anyone_to_ask_saves_at_the_steps_it_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("advprune", "export", "deploy", "pipeline", "benchmarks", ".ci", ".github")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 # Tests that let a pickle run on purpose, once each, to see that it is an attack.
-TESTS = ("tests/test_state_dict.py", "tests/test_unsafe_calls.py")
+TESTS = (
+    "tests/test_state_dict.py",
+    "tests/test_state_dict_edges.py",
+    "tests/test_unsafe_calls.py",
+)
 SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 OTHER = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 

@@ -30,11 +30,17 @@ LOSSES = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 class Case:
     """A small network in double precision and images, all but the first of which it gets right."""
 
-    def __init__(self, seed: int, count: int = 5, shape: tuple[int, int, int] = (2, 4, 3)) -> None:
+    def __init__(
+        self,
+        seed: int,
+        count: int = 5,
+        shape: tuple[int, int, int] = (2, 4, 3),
+        classes: int = 6,
+    ) -> None:
         features = math.prod(shape)
         with seeded(seed, "by hand"):
             self.net = nn.Sequential(
-                nn.Flatten(), nn.Linear(features, 9), nn.Tanh(), nn.Linear(9, 6)
+                nn.Flatten(), nn.Linear(features, 9), nn.Tanh(), nn.Linear(9, classes)
             ).double()
             self.net.requires_grad_(False)
             self.net.get_parameter("1.weight").data *= 3.0
@@ -42,8 +48,10 @@ class Case:
             self.x = LOW + (HIGH - LOW) * torch.rand(count, *shape, dtype=torch.float64)
         self.x[1, 0] = self.x[1, 0].round().clamp(LOW, HIGH)
         self.x[2, :, 0, 0], self.x[2, :, 1, 1] = LOW, HIGH  # at the walls
+        if count > 3:
+            self.x[3] = torch.where(self.x[3] < 0.4, LOW, HIGH)
         self.y = self.net(self.x).argmax(dim=1)
-        self.y[0] = (self.y[0] + 1) % 6
+        self.y[0] = (self.y[0] + 1) % classes
 
     def classify(self, image: Tensor) -> Tensor:
         return self.net(image[None])[0]
@@ -108,14 +116,16 @@ def test_pgd(norm: Norm, loss: str, steps: int, size: float | None, start: Any) 
 
 
 @both_norms
-def test_fgsm(norm: Norm) -> None:
+@pytest.mark.parametrize("settings", [{}, {"loss": losses.margin}])
+def test_fgsm(norm: Norm, settings: dict[str, Any]) -> None:
     case, threat = Case(2), ball(norm, 0.1)
 
     def plain(_: int, x: Tensor, y: int, rng: ImageRandom) -> Tensor:
-        rises = partial(cross_entropy, y=y)
+        rises = partial(margin if settings else cross_entropy, y=y)
         return plain_pgd.last(case.classify, x, threat, x, rises, 1, threat.eps)
 
-    same(fgsm(case.net, case.x, case.y, threat, case.rng()), case.each(plain))
+    given = (case.net, case.x, case.y, threat, case.rng())
+    same(fgsm(*given, **settings), case.each(plain))
 
 
 @both_norms
@@ -163,6 +173,7 @@ def runs(
         (4, 0.06, {}),
         (5, 0.1, {"steps": 40, "restarts": 2, "loss": "margin", "confidence": math.inf}),
         (6, 0.15, {"steps": 25, "restarts": 3, "rho": 0.4, "loss": "dlr"}),
+        (9, 0.3, {"steps": 14, "rho": 0.0, "loss": "margin", "confidence": math.inf}),
         (7, 0.05, {"steps": 3, "restarts": 2, "confidence": 1.0}),
     ],
 )

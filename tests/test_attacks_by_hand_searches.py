@@ -58,7 +58,7 @@ def test_fab(norm: Norm, seed: int, steps: int, targets: int) -> None:
 @pytest.mark.parametrize(
     "tuning",
     [
-        Tuning(steps=40),
+        Tuning(steps=20),
         Tuning(steps=25, loss="dlr", direction="sign", step_size=0.1, gamma=0.2, momentum=0.5),
         Tuning(steps=20, loss="cross_entropy", step_size=0.5, momentum=0.9, gamma=0.02),
         Tuning(steps=1, direction="sign"),
@@ -98,7 +98,11 @@ def test_cw(norm: Norm, seed: int, steps: int, rounds: int, rate: float) -> None
         ((2, 4, 3), "linf", 0.02, {"queries": 260}),
         ((2, 4, 3), "linf", 0.15, {"queries": 200, "p_init": 0.3, "schedule": 900}),
         ((1, 5, 7), "linf", 0.03, {"queries": 120, "p_init": 1.0, "schedule": 60}),
+        ((1, 5, 7), "linf", 0.01, {"queries": 280, "schedule": 60}),
+        ((1, 25, 36), "linf", 0.003, {"queries": 60, "p_init": 0.9}),
+        ((1, 25, 36), "linf", 0.003, {"queries": 60, "p_init": 0.9, "schedule": 2000}),
         ((2, 4, 3), "l2", 0.05, {"queries": 60}),
+        ((1, 17, 20), "l2", 0.01, {"queries": 30}),
         ((2, 11, 12), "l2", 0.02, {"queries": 50, "p_init": 0.5}),
         ((1, 13, 11), "l2", 0.15, {"queries": 50, "p_init": 0.2, "schedule": 500}),
     ],

@@ -123,7 +123,8 @@ def _moved(best: Tensor, x: Tensor, threat: Threat, rng: ImageRandom, side: int)
         if float(held[into].norm()) > 0:
             fresh = fresh + held[into] / held[into].norm()
         changed[channel][out_of] = 0.0
-        changed[channel][into] = fresh / fresh.norm() * available
+        # A bump that meets its opposite leaves nothing, but for what was rounded.
+        changed[channel][into] = fresh / max(float(fresh.norm()), 1e-12) * available
     return _full(changed, x, threat)
 
 

@@ -148,7 +148,9 @@ def test_pgd_worst(norm: Norm, eps: float, settings: dict[str, Any]) -> None:
         confidence = settings.get("confidence", 0.0)
         return plain_pgd.worst(case.classify, x, y, threat, starts, rises, steps, confidence)
 
-    given = settings | ({"loss": losses.LOSSES[settings["loss"]]} if "loss" in settings else {})
+    given: dict[str, Any] = settings | (
+        {"loss": losses.LOSSES[settings["loss"]]} if "loss" in settings else {}
+    )
     same(pgd_worst(case.net, case.x, case.y, threat, case.rng(), **given), case.each(plain))
 
 
@@ -186,7 +188,9 @@ def test_apgd(norm: Norm, seed: int, eps: float, settings: dict[str, Any]) -> No
         starts, confidence = runs(x, threat, rng, aims), settings.get("confidence", 0.0)
         return plain_apgd.attack(case.classify, x, y, threat, starts, steps, rho, confidence)
 
-    given = settings | ({"loss": losses.LOSSES[settings["loss"]]} if "loss" in settings else {})
+    given: dict[str, Any] = settings | (
+        {"loss": losses.LOSSES[settings["loss"]]} if "loss" in settings else {}
+    )
     same(apgd(case.net, case.x, case.y, threat, case.rng(), **given), case.each(plain))
 
 

@@ -241,3 +241,9 @@ def test_what_to_do_with_such_images_depends_on_which_side_they_leave(
     x = torch.tensor([low, high]).view(2, 1, 1, 1)
     with pytest.raises(Refused, match=rf"images span \[{low:g}, {high:g}\]: {remedy}"):
         parse("torchattacks:FGSM")(pixel, x, torch.tensor([0, 1]), Threat(0.1), random_for(x))
+
+
+def test_the_library_attacks_a_single_image_too() -> None:
+    x, y = one(0.4)
+    found = parse("torchattacks:FGSM")(pixel, x, y, Threat(0.05), random_for(x))
+    assert found.item() == pytest.approx(0.45)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import pytest
@@ -266,21 +265,6 @@ def test_the_patterns_of_square_go_both_ways() -> None:
     offsets = square_l2.first(x, threat, random_for(x)) - x
     assert threat.length(offsets).tolist() == pytest.approx([0.4] * 8, rel=1e-4)
     assert 0.2 < float((offsets > 0).float().mean()) < 0.8
-
-
-DEFAULTS = {
-    # As the standard version of AutoAttack.
-    apgd: {"steps": 100, "restarts": 1, "rho": 0.75},
-    apgd_t: {"steps": 100, "restarts": 1, "targets": 9},
-    fab_t: {"steps": 100, "targets": 9},
-    autoattack: {"steps": 100, "targets": 9, "queries": 5000},
-}
-
-
-@pytest.mark.parametrize("attack", DEFAULTS, ids=lambda attack: attack.__name__)
-def test_without_settings_an_attack_is_that_of_its_authors(attack: Callable[..., Tensor]) -> None:
-    given = {name: entry.default for name, entry in signature(attack).parameters.items()}
-    assert {name: given[name] for name in DEFAULTS[attack]} == DEFAULTS[attack]
 
 
 # As people write them ----------------------------------------------------------------------------

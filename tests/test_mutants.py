@@ -19,15 +19,7 @@ SEED = 9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "group",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="two of three are noticed so far"))
-        if name == "attacks"
-        else name
-        for name in read_groups()
-    ],
-)
+@pytest.mark.parametrize("group", read_groups())
 def test_faults_are_noticed(
     group: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

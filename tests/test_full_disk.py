@@ -1,5 +1,6 @@
 """A disk that is full costs nothing but the write that did not fit."""
 
+import math
 import re
 import subprocess
 import sys
@@ -19,12 +20,12 @@ ROOM = re.compile(r"[0-9,]+ bytes are needed, [0-9,]+ bytes are free: make room,
 Record = Callable[[str, object], None]
 
 
-def left_to_go_on_from(root: Path) -> int:
-    """The step of the newest checkpoint; every one there is whole."""
+def left_to_go_on_from(root: Path) -> float:
+    """The step of the newest checkpoint, every one there being whole; infinite once complete."""
     for folder in (root / "runs" / "store").glob(".tmp-*"):
-        if not (folder / MANIFEST).exists() and (
-            saved := Checkpoints(folder, pytest.fail).latest()
-        ):
+        if (folder / MANIFEST).exists():
+            return math.inf
+        if saved := Checkpoints(folder, pytest.fail).latest():
             return saved[0]
     return 0
 
@@ -62,7 +63,8 @@ def test_files_of_no_size_are_lost_where_larger_ones_do_not_fit(
     largest = 70_000
     codes = []
     for number in range(50):
-        root, size = tmp_path / str(number), number * largest // 49
+        # What a child says goes into files, too.
+        root, size = tmp_path / str(number), 1000 + number * largest // 49
         end = crash.build(STAGE, root, file_limit=size)
         codes.append(end.code)
         if end.code:

@@ -22,9 +22,10 @@ Record = Callable[[str, object], None]
 
 def left_to_go_on_from(root: Path) -> float:
     """The step of the newest checkpoint, every one there being whole; infinite once complete."""
-    for folder in (root / "runs" / "store").glob(".tmp-*"):
-        if (folder / MANIFEST).exists():
-            return math.inf
+    store = root / "runs" / "store"
+    if list(store.glob(f"*/{MANIFEST}")):
+        return math.inf
+    for folder in store.glob(".tmp-*"):
         if saved := Checkpoints(folder, pytest.fail).latest():
             return saved[0]
     return 0

@@ -95,11 +95,16 @@ def build(
         return _build(stage, parents, root, settings or {})
 
 
+def _runner(parents: dict[str, str], root: str, settings: dict[str, Any]) -> Runner:
+    runner = Runner(recipe_with(settings), Path(root))
+    runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
+    return runner
+
+
 def _build(
     stage: str, parents: dict[str, str], root: str, settings: dict[str, Any]
 ) -> tuple[str, str]:
-    runner = Runner(recipe_with(settings), Path(root))
-    runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
+    runner = _runner(parents, root, settings)
 
     def watch(*given: Any) -> Watch:
         return Telling(*given, every=EVERY)
@@ -135,8 +140,7 @@ def hungry(num_classes: int) -> nn.Module:
 
 def stopped(stage: str, parents: dict[str, str], root: str, at: int, endless: bool) -> None:
     """Build a stage that is asked to stop in a step, which may take for ever."""
-    runner = Runner(recipe_with({}), Path(root))
-    runner.made = {name: read_artifact(Path(path)) for name, path in parents.items()}
+    runner = _runner(parents, root, {})
 
     class Asked(Telling):
         def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:

@@ -49,7 +49,7 @@ ends 0 "$advprune" gate first/latest --baseline baselines/model.json --update-ba
 grep -q unchanged "$said"
 
 echo "== an equal run passes, from another folder, to the last bit"
-make_run again
+make_run again --baseline baselines/model.json
 gate 0 again/latest --baseline baselines/model.json --out .
 grep -q '"status": "PASS"' gate.json
 grep -q 'drop 0.0 pp' gate.md

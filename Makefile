@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt coverage mutants lint format lock audit sbom doctor clean
+.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt test-browser coverage mutants lint format lock audit sbom doctor clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -45,6 +45,7 @@ help:
 	@echo "make bench       measure every goal of speed into benchmarks/RESULTS.md;  ARGS=  names of some"
 	@echo "make test        the fast tests;  make test-slow  the slow ones"
 	@echo "make test-tensorrt  our calls against the published TensorRT bindings; fetches them"
+	@echo "make test-browser  the pages in a headless Chromium, which must be installed"
 	@echo "make coverage    the fast tests, and whether they reach every branch that they must"
 	@echo "make mutants     put faults into modules and say which no test notices;  ARGS=  groups, --sample N"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
@@ -98,6 +99,10 @@ test-slow: setup
 # On the names of TensorRT 10.3, 10.16 and 11.4; needs the package index and a C compiler, no GPU.
 test-tensorrt: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m tensorrt_contract $(ARGS)
+
+# Pages as readers see them, in the system's Chromium: apt-get install chromium.
+test-browser: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m browser $(ARGS)
 
 coverage: setup
 	@mkdir -p build

@@ -53,13 +53,17 @@ def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: str) -> Pre
     return "bf16" if name == "bf16" or (name == "auto" and able) else "fp32"
 
 
-def use_threads(count: int | None) -> None:
-    """Give torch this many CPU threads; None leaves all cores to it.
+def fix_arithmetic(threads: int | None) -> None:
+    """What makes the same recipe give the same numbers: how many threads, and which products.
 
-    Another count adds in another order, so a recipe that names one gives the same bits everywhere.
+    Another count of threads adds in another order, so a recipe that names one gives the same bits
+    everywhere; None leaves all cores to torch. On a GPU, convolutions would by default cut float32
+    to TF32, which has three decimal digits, and choose algorithms that add in any order.
     """
-    if count is not None:
-        torch.set_num_threads(count)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 def platform(device: str) -> dict[str, str | int]:

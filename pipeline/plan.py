@@ -10,7 +10,7 @@ from functools import cache
 from advprune.data import ImageSet, Split
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
-from pipeline.devices import platform, resolve_device, use_threads
+from pipeline.devices import fix_arithmetic, platform, resolve_device
 from pipeline.recipe import Recipe, RobustTraining
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (
@@ -46,7 +46,7 @@ _PROBE = 64  # images of the batch that the time estimate is measured on
 
 def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a run. Raises Refused, or NotFound for the data, before anything is written."""
-    use_threads(recipe.threads)
+    fix_arithmetic(recipe.threads)
     here = platform(recipe.device)
     stages = [module.stage(recipe) for module in ORDER]
     return [replace(stage, config={**stage.config, "platform": here}) for stage in stages]

@@ -19,7 +19,7 @@ from deploy.replay import Targets
 from deploy.verify import judge
 from deploy.words import interval
 from pipeline import apb
-from pipeline.devices import resolve_device, use_threads
+from pipeline.devices import fix_arithmetic, resolve_device
 from pipeline.files import write_json
 from pipeline.listed import HO_FMN, listed
 from pipeline.recipe import Recipe
@@ -36,7 +36,7 @@ def attack(values: dict[str, Any]) -> int:
     recipe, _ = resolve({key: values[key] for key in _OF_RECIPE}, settings=values["set"])
     # A suite, but for what --set says.
     settings = recipe.verify.model_copy(update={"suite": values["suite"]}).settings(recipe.seed)
-    use_threads(recipe.threads)
+    fix_arithmetic(recipe.threads)
     device = resolve_device(recipe.device)
     images = load(
         recipe.data,

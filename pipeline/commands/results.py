@@ -9,7 +9,7 @@ from rich.console import Console
 
 from advprune.errors import BadData
 from deploy.report import terminal
-from pipeline.devices import use_threads
+from pipeline.devices import fix_arithmetic
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
 from pipeline.store import open_run
@@ -36,5 +36,5 @@ def context_of(run: Path) -> Context:
         recipe = Recipe.model_validate(config.get("recipe"))
     except ValueError as error:
         raise BadData(f"{path}: holds no recipe of a run ({error}); run again") from error
-    use_threads(recipe.threads)
+    fix_arithmetic(recipe.threads)
     return Context(recipe, artifacts, run, Silent())

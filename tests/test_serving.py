@@ -205,9 +205,9 @@ def test_a_gib_of_what_is_no_image_is_refused_where_it_lies(exported: Exported, 
     count = 2**30 // (4 * math.prod(SHAPE)) + 1
     huge = np.broadcast_to(np.float32(value), (count, *SHAPE))  # kept once
     assert huge.nbytes > 2**30
-    before = _resident()
+    before = _held()
     refuse(model.predict, huge)
-    assert _resident() - before < 2**26
+    assert _held() - before < 2**26
 
 
 _ASK = """
@@ -259,12 +259,15 @@ LEAST_LEAK = 32  # bytes
 ROUNDS = 25
 
 
-def _resident() -> int:
-    """Bytes, once all that was freed is given back: what stays is held."""
+def _held() -> int:
+    """Bytes, once all that was freed is given back.
+
+    Anonymous memory, swapped out or not: pages of files come and go as the machine needs memory.
+    """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(1024 * int(status[key].removesuffix("kB")) for key in ("RssAnon", "VmSwap"))
 
 
 def _counts() -> tuple[int, int]:
@@ -301,7 +304,7 @@ def growth(engines: Sequence[Predict], images: Images, calls: int) -> float:
     before, used = _counts(), list[int]()
     for threads in levels:
         serve([*itertools.islice(endless, each)], threads)
-        used.append(_resident())
+        used.append(_held())
     assert _counts() == before
     slope, _, _, _, error = stats.linregress(each * np.arange(len(used)), used)
     return float(slope + stats.t.ppf(0.95, len(used) - 2) * error)

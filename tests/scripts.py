@@ -13,25 +13,26 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 def script(name: str) -> ModuleType:
     """A script, which finds its neighbours as if it had been started."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    path = SCRIPTS / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look their annotations up
-    with _neighbours():
+    sys.modules[path.stem] = module  # where its dataclasses look their annotations up
+    with _neighbours(path.parent):
         spec.loader.exec_module(module)
     return module
 
 
 def reference(name: str) -> ModuleType:
     """A published loop as stated in `benchmarks/reference/`."""
-    with _neighbours():
+    with _neighbours(SCRIPTS):
         return importlib.import_module(f"reference.{name}")
 
 
 @contextmanager
-def _neighbours() -> Iterator[None]:
-    sys.path.insert(0, str(SCRIPTS))
+def _neighbours(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(SCRIPTS))
+        sys.path.remove(str(folder))

@@ -1,6 +1,6 @@
 # Words for people; every target hands over to `advprune`. `make` alone lists them.
 # All targets are phony: folders named pipeline, export, deploy and tests exist.
-.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt test-browser coverage mutants lint format lock audit sbom doctor clean
+.PHONY: help setup pipeline plan verify latency bench gate baseline bundle report test test-slow test-tensorrt test-browser coverage mutants lint format lock audit sbom doctor docs clean
 
 METHOD      ?= harp
 SPARSITY    ?= 0.99
@@ -50,6 +50,7 @@ help:
 	@echo "make mutants     put faults into modules and say which no test notices;  ARGS=  groups, --sample N"
 	@echo "make lint        ruff, types, import contracts;  make format  rewrite in the one style"
 	@echo "make doctor      what this machine has and lacks"
+	@echo "make docs        write the pages of docs/ that are made from the program"
 	@echo "make lock        resolve requirements/*.txt anew;  make clean  remove .venv and caches"
 	@echo "make audit       look every locked release up among published vulnerabilities; asks a service"
 	@echo "make sbom        a bill of what is locked, CycloneDX 1.6, into build/sbom.cdx.json"
@@ -88,6 +89,9 @@ baseline: setup
 
 doctor: setup
 	@$(BIN)/advprune doctor $(ARGS)
+
+docs: setup
+	@PYTHONPATH=.ci $(BIN)/python -m pages
 
 # One thread per worker: two cores are shared by two workers, not fought over.
 test: setup

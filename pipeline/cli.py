@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.arguments import LATEST, Json, Run, Runs
+from pipeline.arguments import LATEST, Json, Method, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.exporting import export
 from pipeline.judging import gate
@@ -134,7 +134,7 @@ def report(run: Run = LATEST, as_json: Json = False) -> int:
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="A method, for its card.")] = None,
+    name: Method = None,
     as_json: Json = False,
 ) -> int:
     """Show the taxonomy of the pruning methods, or the card of one."""
@@ -225,6 +225,10 @@ def _add_generated_commands(words: list[str]) -> None:
     app.command("plan")(_with_options(plan, options))
 
 
+def _declared(option: Option) -> Any:
+    return typer.Option(*option.flags, help=option.help, autocompletion=option.complete)
+
+
 def _with_options(body: Callable[..., int], options: list[Option]) -> Callable[..., int]:
     """The function as typer must see it: one keyword parameter per option."""
 
@@ -236,7 +240,7 @@ def _with_options(body: Callable[..., int], options: list[Option]) -> Callable[.
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=option.default,
-            annotation=Annotated[option.kind, typer.Option(*option.flags, help=option.help)],
+            annotation=Annotated[option.kind, _declared(option)],
         )
         for option in options
     ]

@@ -1,9 +1,12 @@
 """The options of `run` and `plan`: the recipe's main fields, and those of the named method."""
 
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
+
+from pipeline import completion
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,7 @@ class Option:
 
     Args:
         key: dotted field of the recipe, or "" for options of the command itself.
+        complete: what the shell offers for the beginning of a value.
     """
 
     name: str
@@ -20,6 +24,7 @@ class Option:
     key: str = ""
     default: Any = None
     short: str = ""
+    complete: Callable[[str], list[str]] | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -28,7 +33,16 @@ class Option:
 
 
 def _recipe(name: str, kind: type, help: str, short: str = "") -> Option:
-    return Option(name, kind | None, help, key=name, short=short)
+    return Option(name, kind | None, help, name, None, short, _COMPLETED.get(name))
+
+
+# Options whose values the shell knows; `completion` offers them.
+_COMPLETED = {
+    "method": completion.methods,
+    "preset": completion.presets,
+    "norm": completion.one_of("linf", "l2"),
+    "precision": completion.one_of("auto", "fp32", "bf16"),
+}
 
 
 RECIPE_OPTIONS: list[Option] = [

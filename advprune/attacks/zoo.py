@@ -177,7 +177,7 @@ def _defaults(name: str) -> dict[str, Any]:
     return {entry.name: entry.default for entry in parameters if entry.name != "model"}
 
 
-def _norm(name: str) -> Norm | None:
+def made_for(name: str) -> Norm | None:
     """The norm that an attack is made for; None where it takes any, or minimises its own."""
     defaults = _defaults(name)
     if "norm" in defaults or not any(key in defaults for key in _RADIUS):
@@ -214,7 +214,7 @@ def _fits(value: object, default: object, *, real: bool) -> bool:
 
 
 def _check_call(name: str, x: Images, threat: Threat) -> None:
-    norm = _norm(name)
+    norm = made_for(name)
     if norm not in (None, threat.norm):
         raise Refused(
             f"attack torchattacks:{name}: made for {norm}, and the threat is {threat.norm}; "

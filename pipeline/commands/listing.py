@@ -15,7 +15,12 @@ from advprune.attacks.spec import settings
 
 
 def attacks(as_json: bool) -> int:
-    rows = [
+    return _show("attacks", attack_rows(), as_json)
+
+
+def attack_rows() -> list[dict[str, Any]]:
+    """Our attacks, the one that tunes itself, and those of torchattacks."""
+    rows: list[dict[str, Any]] = [
         row | {"settings": ", ".join(settings(attack_registry.get(row["name"])))}
         for row in attack_registry.describe()
     ]
@@ -24,7 +29,7 @@ def attacks(as_json: bool) -> int:
     for name in zoo.names():
         row = {"name": f"torchattacks:{name}", "paper": "in torchattacks", "needs": "a network"}
         rows.append(row | {"settings": ", ".join(zoo.settings(name))})
-    return _show("attacks", rows, as_json)
+    return rows
 
 
 def data(as_json: bool) -> int:

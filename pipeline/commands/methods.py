@@ -14,7 +14,7 @@ from pipeline.options import choices_of
 from pipeline.resolve import method_settings, presets
 
 # Attributes of the card, and the column of the taxonomy that shows each.
-_AXES = {
+AXES = {
     "pipeline": "when",
     "pretraining": "before",
     "finetuning": "after",
@@ -23,19 +23,19 @@ _AXES = {
     "locality": "L/G",
     "criterion": "criterion",
 }
-_SHOWN = ("method", "year", *_AXES)
+_SHOWN = ("method", "year", *AXES)
 
 
 def methods(as_json: bool) -> int:
     """The row of every method in the taxonomy of the Adversarial Pruning Benchmark."""
-    rows = [_row(name) for name in names()]
+    rows = taxonomy()
     if as_json:
         sys.stdout.write(json.dumps(rows) + "\n")
         return 0
     table = Table(title="methods", title_justify="left", box=None, pad_edge=False)
     for column in rows[0]:
         if column in _SHOWN:
-            table.add_column(_AXES.get(column, column), overflow="fold")
+            table.add_column(AXES.get(column, column), overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in _SHOWN))
     console = Console()
@@ -46,9 +46,24 @@ def methods(as_json: bool) -> int:
 
 
 def card(name: str, as_json: bool) -> int:
+    """Print the card of one method."""
+    found = about(name)
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        _print(found)
+    return 0
+
+
+def taxonomy() -> list[dict[str, Any]]:
+    """The row of every method."""
+    return [_row(name) for name in names()]
+
+
+def about(name: str) -> dict[str, Any]:
     """Everything about one method. Raises Refused with the nearest names where there is none."""
     method = get(name)
-    about = {
+    return {
         **_row(name),
         "paper": method.card.paper,
         "equations": list(method.card.equations),
@@ -56,11 +71,6 @@ def card(name: str, as_json: bool) -> int:
         "options": _options(method),
         "presets": {preset: method_settings(preset, name) for preset in presets()},
     }
-    if as_json:
-        sys.stdout.write(json.dumps(about) + "\n")
-    else:
-        _print(about)
-    return 0
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -69,7 +79,7 @@ def _row(name: str) -> dict[str, Any]:
         "method": name,
         "title": card.title,
         "year": card.year,
-        **{axis: getattr(card, axis) for axis in _AXES},
+        **{axis: getattr(card, axis) for axis in AXES},
         "benchmark": card.entry or None,
         "what it does": card.summary,
     }
@@ -101,8 +111,8 @@ def _print(about: dict[str, Any]) -> None:
     console.print(Text.assemble((about["title"], "bold"), f": {about['what it does']}"))
     console.print(about["paper"])
     console.print("\nTaxonomy", style="bold")
-    for axis in _AXES:
-        console.print(f"  {axis:12} {about[axis]}{_spelled_out(about[axis])}")
+    for axis in AXES:
+        console.print(f"  {axis:12} {about[axis]}{spelled_out(about[axis])}")
     console.print(f"  {'benchmark':12} {about['benchmark'] or 'not listed'}")
     section("Computes", [(f"{n}.", line) for n, line in enumerate(about["equations"], start=1)])
     section(
@@ -123,7 +133,7 @@ def _print(about: dict[str, Any]) -> None:
     section("Departures from the paper and the released code", departures)
 
 
-def _spelled_out(value: str) -> str:
+def spelled_out(value: str) -> str:
     """What the abbreviations in a value stand for."""
     words = value.replace(",", " ").replace("+", " ").split()
     known = [LEGEND[word] for word in words if word in LEGEND]

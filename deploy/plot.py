@@ -9,7 +9,7 @@ from typing import Any
 from deploy.words import radius
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 32
 _WIDE = 4.0  # the ratio of largest to smallest from which on a scale is logarithmic
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -7,6 +7,7 @@ from deploy.outcome import Comparison
 from deploy.verdicts import Verdicts, canonical
 
 PRIMARY = "worst"
+_HERE_AND_THERE = ("here", "there")
 
 
 def compare(candidate: Verdicts, other: Verdicts, against: str) -> list[Comparison]:
@@ -35,11 +36,18 @@ def drop_from_float(candidate: Verdicts, fp32: Verdicts) -> list[Comparison]:
     return _pairs(candidate, fp32, against)
 
 
-def differences(candidate: Verdicts, other: Verdicts) -> list[str]:
-    """The settings in which two protocols differ, precision included, each with both values."""
+def differences(
+    candidate: Verdicts, other: Verdicts, names: tuple[str, str] = _HERE_AND_THERE
+) -> list[str]:
+    """The settings in which two protocols differ, precision included, each with both values.
+
+    Args:
+        names: what to call the candidate's side and the other.
+    """
     return _differing(
         {("precision",): candidate.artefact["precision"], **_flat(candidate.protocol)},
         {("precision",): other.artefact["precision"], **_flat(other.protocol)},
+        names,
     )
 
 
@@ -82,9 +90,12 @@ def _pair(metric: str, against: str, here: list[bool], there: list[bool]) -> Com
 Settings = dict[tuple[str, ...], object]  # path -> value
 
 
-def _differing(here: Settings, there: Settings) -> list[str]:
+def _differing(
+    here: Settings, there: Settings, names: tuple[str, str] = _HERE_AND_THERE
+) -> list[str]:
     return [
-        f"{'.'.join(key)} ({there.get(key, 'absent')} there, {here.get(key, 'absent')} here)"
+        f"{'.'.join(key)} ({there.get(key, 'absent')} {names[1]}, "
+        f"{here.get(key, 'absent')} {names[0]})"
         for key in sorted(here | there)
         if (key in here) != (key in there) or canonical(here[key]) != canonical(there[key])
     ]

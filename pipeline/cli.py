@@ -14,6 +14,7 @@ import typer
 
 from pipeline.arguments import LATEST, Json, Method, Run, Runs
 from pipeline.bundling import bundle
+from pipeline.comparing import board, compare
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
@@ -130,6 +131,10 @@ def report(run: Run = LATEST, as_json: Json = False) -> int:
     from pipeline.commands.results import report
 
     return report(run, as_json)
+
+
+app.command()(board)
+app.command()(compare)
 
 
 @app.command()

@@ -159,10 +159,19 @@ def open_run(path: Path) -> dict[str, Artifact]:
     Raises:
         NotFound: there is no such folder, or it is not a run.
     """
-    links = sorted(path.glob("[0-9][0-9]*_*")) if path.is_dir() else []
+    links = _links(path)
     if not links:
         raise NotFound(
             f"{path}: not a finished run; give a folder under runs/, e.g. runs/latest, or make one "
             "with `advprune run`"
         )
     return {entry.name.split("_", 1)[1]: read_artifact(entry.resolve()) for entry in links}
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder has the links of a run, whatever they lead to."""
+    return bool(_links(path))
+
+
+def _links(path: Path) -> list[Path]:
+    return sorted(path.glob("[0-9][0-9]*_*")) if path.is_dir() else []

@@ -40,7 +40,7 @@ class Opened:
 
 
 @contextmanager
-def opened(file: Path, width: int, *, dark: bool = False) -> Iterator[Opened]:
+def opened(file: Path, width: int, *, dark: bool = False, scripts: bool = True) -> Iterator[Opened]:
     """Open a file in a fresh, offline browser of that width in CSS pixels.
 
     Raises:
@@ -55,6 +55,7 @@ def opened(file: Path, width: int, *, dark: bool = False) -> Iterator[Opened]:
         context = browser.new_context(
             viewport={"width": width, "height": HEIGHT},
             offline=True,
+            java_script_enabled=scripts,
             color_scheme="dark" if dark else "light",
         )
         seen = Opened(context.new_page())

@@ -23,6 +23,11 @@ from advprune.errors import Incompatible
 from advprune.models import logits_layer, prunable
 from advprune.surgery import depthwise, sizeable, widths
 
+_TIED = "they are added to the logits"
+_UNSEEN = "the trace does not see it: called as a function, or not at all"
+_UNREAD = "no convolution and no linear layer reads them"
+_UNEVEN = "they are flattened or reshaped unevenly on their way"
+_MIXED = "a trial cut changed the logits: what follows mixes or reshapes them"
 _TRIAL_GAP = 1e-4  # of the largest logit: the cut network adds in another order
 
 
@@ -37,23 +42,39 @@ def couple(net: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
     Raises:
         Incompatible: the graph cannot be traced, or nothing in it can be removed.
     """
-    twin = copy.deepcopy(net).requires_grad_(True).eval()
-    found = _traced(twin, shape)
-    order = list(widths(net))
-    found.sort(key=lambda group: order.index(group.makers[0].layer))
-    if found and not _holds(net, found, shape):
-        found = [group for group in found if _holds(net, [group], shape)]
-        if not _holds(net, found, shape):
-            raise Incompatible(
-                f"channels: {found[0].name} and {len(found) - 1} more can each be cut, but not "
-                "together; use --granularity weight, and report this model"
-            )
+    found = examine(net, shape).groups
     if not found:
+        order = list(widths(net))
         raise Incompatible(
             f"channels: no layer of this network, from {order[0]} to {order[-1]}, has channels "
             "that can be removed; use --granularity weight or 2:4"
         )
     return found
+
+
+class Examined(NamedTuple):
+    """Groups of channels that can be removed; and layers whose channels cannot, with the reason."""
+
+    groups: list[ChannelGroup]
+    kept: dict[str, str]
+
+
+def examine(net: nn.Module, shape: tuple[int, int, int]) -> Examined:
+    """As `couple`, but nothing to remove is an answer as well."""
+    twin = copy.deepcopy(net).requires_grad_(True).eval()
+    found, kept = _traced(twin, shape)
+    order = list(widths(net))
+    found.sort(key=lambda group: order.index(group.makers[0].layer))
+    if found and not _holds(net, found, shape):
+        failed = [group for group in found if not _holds(net, [group], shape)]
+        found = [group for group in found if group not in failed]
+        if not _holds(net, found, shape):
+            raise Incompatible(
+                f"channels: {found[0].name} and {len(found) - 1} more can each be cut, but not "
+                "together; use --granularity weight, and report this model"
+            )
+        kept |= {slot.layer: _MIXED for group in failed for slot in group.makers}
+    return Examined(found, kept)
 
 
 class _Position(NamedTuple):
@@ -66,13 +87,14 @@ class _Position(NamedTuple):
 _Found = dict[tuple[nn.Module, int], set[_Position]]  # (layer, axis) -> positions
 
 
-def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
+def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> Examined:
     import torch_pruning  # takes longer to import than a command without it may take
 
     names = {module: name for name, module in twin.named_modules()}
     head = twin.get_submodule(logits_layer(twin).removesuffix(".weight"))
     example = torch.zeros(2, *shape, device=next(twin.parameters()).device)
     groups: list[ChannelGroup] = []
+    kept = {names[head]: "they are the logits"}
     met: set[nn.Module] = {head}
     try:
         with torch.enable_grad(), warnings.catch_warnings():
@@ -82,9 +104,14 @@ def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
             for layer in layers:
                 if layer not in met:
                     found = _walk(graph, layer, _longest(twin))
-                    met |= {module for module, axis in found if axis == 0}
-                    if not any(module is head and axis == 0 for module, axis in found):
-                        groups += _group(found, layer, names)
+                    made = {module for module, axis in found if axis == 0}
+                    met |= made
+                    group = _TIED if head in made else _group(found, layer, names)
+                    if isinstance(group, ChannelGroup):
+                        groups.append(group)
+                    else:
+                        kept |= {names[maker]: group for maker in layers if maker in made}
+            kept |= {names[layer]: _UNSEEN for layer in prunable(twin).values() if layer not in met}
     # The tracer fails in its own way on each thing that it does not know.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -92,7 +119,7 @@ def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
             f"channels: the dependency graph of this network, from {next(iter(widths(twin)))} to "
             f"{logits_layer(twin)}, cannot be traced ({reason}); use --granularity weight or 2:4"
         ) from error
-    return groups
+    return Examined(groups, kept)
 
 
 def _walk(graph: Any, root: nn.Module, longest: int) -> _Found:
@@ -131,21 +158,22 @@ def _longest(net: nn.Module) -> int:
     return max(max(pair) for pair in widths(net).values())
 
 
-def _group(found: _Found, root: nn.Module, names: Mapping[nn.Module, str]) -> list[ChannelGroup]:
-    """What was found in our terms; nothing where single channels cannot be cut."""
+def _group(found: _Found, root: nn.Module, names: Mapping[nn.Module, str]) -> ChannelGroup | str:
+    """What was found in our terms; or why single channels cannot be cut."""
     slots: list[Slot] = []
     for (module, axis), positions in found.items():
         if isinstance(module, nn.Parameter):
-            return []
+            return "they meet a parameter that belongs to no layer"
         if module not in names:
             continue  # an operation without weights
         if not sizeable(module):
             if next(module.parameters(), None) is not None:
-                return []
+                kind = "grouped convolution" if isinstance(module, nn.Conv2d) else _kind(module)
+                return f"they pass a {kind}, which cannot lose single ones"
             continue
         index = _index(positions, root.weight.shape[0])  # pyright: ignore
         if index is None:
-            return []
+            return _UNEVEN
         slots.append(Slot(names[module], axis, index))
     layers = {name: module for module, name in names.items()}
     weighted = [slot for slot in slots if isinstance(layers[slot.layer], nn.Conv2d | nn.Linear)]
@@ -155,8 +183,12 @@ def _group(found: _Found, root: nn.Module, names: Mapping[nn.Module, str]) -> li
     )
     norms = tuple(slot for slot in slots if slot not in weighted and slot.axis == 0)
     if not readers:
-        return []
-    return [ChannelGroup(f"{names[root]}.weight", len(makers[0].index), makers, readers, norms)]
+        return _UNREAD
+    return ChannelGroup(f"{names[root]}.weight", len(makers[0].index), makers, readers, norms)
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
 
 
 def _index(positions: Collection[_Position], width: int) -> Tensor | None:

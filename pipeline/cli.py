@@ -17,6 +17,7 @@ from pipeline.bundling import bundle
 from pipeline.comparing import board, compare
 from pipeline.exporting import export
 from pipeline.judging import gate
+from pipeline.modelling import models
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
 
 app = typer.Typer(
@@ -164,12 +165,7 @@ def data(as_json: Json = False) -> int:
     return data(as_json)
 
 
-@app.command()
-def models(as_json: Json = False) -> int:
-    """List the models."""
-    from pipeline.commands.listing import models
-
-    return models(as_json)
+app.command()(models)
 
 
 @app.command()

@@ -54,6 +54,8 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("data_dir", Path, "Where downloaded data sets are."),
     _recipe("extra_data", Path, "Folder of more training images, in the same classes."),
     _recipe("model", str, "A name of `advprune models`, or package.module:factory."),
+    _recipe("weights", Path, "Begin from these: .safetensors, .pt or .pth of the same model."),
+    _recipe("normalize", str, "By the data's mean and std, imagenet's, or none."),
     _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs or n-fgsm."),
     _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),
     _recipe("norm", str, "Of the attack: linf (each pixel by itself) or l2."),

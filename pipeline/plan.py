@@ -104,10 +104,10 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     from advprune.batches import Batch
     from advprune.objectives import Objective
     from advprune.repro import ImageRandom
-    from pipeline.stages.training import fresh
+    from pipeline.beginning import begin
 
     device = resolve_device(recipe.device)
-    net = fresh(recipe, images).to(device)
+    net = begin(recipe, images).net.to(device)
     probe: Split = images.train.to(device)
 
     @cache  # most stages share one objective

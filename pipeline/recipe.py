@@ -170,6 +170,8 @@ class Recipe(Section):
     limit_test: int | None = Field(default=None, ge=1)
     split_seed: int = Field(default=0, ge=0, lt=2**64)
     model: str = "digits_resnet"
+    weights: Path | None = None
+    normalize: Literal["data", "imagenet", "none"] = "data"
     objective: ObjectiveName = "pgd"
     norm: Norm = "linf"  # before eps, which it bounds
     eps: Eps = 8 / 255

@@ -10,6 +10,7 @@ from pipeline.stage import Artifact
 
 # Metric -> the words before its value.
 _HEADLINES = {
+    "began": "",
     "quantisation": "",
     "val_clean": "val clean ",
     "val_robust": "val robust ",

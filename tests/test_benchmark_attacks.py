@@ -17,9 +17,10 @@ from stage_runs import SMALL, Runner
 from torch import Tensor, nn
 
 from advprune.types import Threat
+from pipeline.beginning import begin
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.quantize import FLOAT
-from pipeline.stages.training import fresh, images_of, write_network
+from pipeline.stages.training import images_of, write_network
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +179,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def finetune(context: Context) -> Metrics:
         images = images_of(context)
-        write_network(context, fresh(context.recipe, images), images)
+        start = begin(context.recipe, images)
+        write_network(context, start.net, start.architecture)
         return {}
 
     def export(context: Context) -> Metrics:

@@ -51,6 +51,8 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "limit_test": (300, ("data",)),
     "split_seed": (1, ("data",)),
     "model": ("resnet20", ("standard",)),
+    "weights": (None, ("standard",)),  # a file, see test_weights.py
+    "normalize": ("none", ("standard",)),
     "objective": ("trades", ROBUST),
     "norm": ("l2", (*ROBUST, "verify")),
     "eps": (0.1, (*ROBUST, "verify")),
@@ -136,7 +138,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline", "gate.release"}))
+@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline", "gate.release", "weights"}))
 def test_a_setting_reaches_the_stages_that_depend_on_it_and_no_other(key: str) -> None:
     value, stages = SEEN_BY[key]
     assert changed({key: value}) == {*stages, "report"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advprune import repro
 from advprune.errors import Incompatible, Refused
-from advprune.models import factory, registry, torchvision_nets
+from advprune.models import factory, registry, timm_nets, torchvision_nets
 
 # Imported for what they register.
 from advprune.models import lenet, preact, resnet, torchvision_cifar, vgg  # noqa: F401 # isort: skip
@@ -19,12 +19,14 @@ from advprune.models.architecture import Architecture
 from advprune.models.init import he_
 from advprune.models.normalize import Normalize
 from advprune.models.registry import describe, names, register
+from advprune.models.timm_nets import timm_count
 from advprune.models.torchvision_nets import torchvision_names
 from advprune.surgery import resize
 
 __all__ = [
     "Architecture",
     "Normalize",
+    "assemble",
     "build",
     "describe",
     "logits_layer",
@@ -32,10 +34,12 @@ __all__ = [
     "prunable",
     "register",
     "source_digest",
+    "timm_count",
     "torchvision_names",
 ]
 
 _TORCHVISION = "torchvision:"
+_TIMM = "timm:"
 
 
 def build(arch: Architecture, seed: int = 0) -> nn.Sequential:
@@ -52,12 +56,20 @@ def build(arch: Architecture, seed: int = 0) -> nn.Sequential:
         BadData: it has no layers of such widths.
     """
     with repro.seeded(seed, "weights"):
-        net = nn.Sequential(
-            OrderedDict(normalize=Normalize(arch.mean, arch.std), network=_network(arch))
-        )
+        net = assemble(arch)
         resize(net, arch.widths)
-        _probe(net.cpu().eval(), arch)
+        _probe(net.eval(), arch)
     return net.train()
+
+
+def assemble(arch: Architecture) -> nn.Sequential:
+    """As `build`, in full widths and without being shown an image; weights as torch draws them.
+
+    Raises:
+        Refused, NotFound, Incompatible: as `build`.
+    """
+    layers = OrderedDict(normalize=Normalize(arch.mean, arch.std), network=_network(arch))
+    return nn.Sequential(layers).cpu()
 
 
 def source_digest(model: str) -> str | None:
@@ -68,8 +80,12 @@ def source_digest(model: str) -> str | None:
     Raises:
         Refused: the name is not known.
         NotFound: a user's factory cannot be imported.
+        Unavailable: timm is not installed.
     """
     if model in names():
+        return None
+    if model.startswith(_TIMM):
+        timm_nets.check(model.removeprefix(_TIMM))
         return None
     bare = model.removeprefix(_TORCHVISION)
     if ":" in bare:
@@ -89,8 +105,15 @@ def prunable(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def logits_layer(net: nn.Module) -> str:
-    """The name of the weight that makes the logits: of the layer that was registered last."""
-    return next(reversed(prunable(net)))
+    """The name of the weight that makes the logits: of the layer that was registered last.
+
+    Raises:
+        Incompatible: there is no convolution and no linear layer.
+    """
+    layers = list(prunable(net))
+    if not layers:
+        raise Incompatible("model: has no convolution and no linear layer; nothing can be pruned")
+    return layers[-1]
 
 
 def _network(arch: Architecture) -> nn.Module:
@@ -100,6 +123,8 @@ def _network(arch: Architecture) -> nn.Module:
         network = registry.create(arch.model, arch.classes, channels)
         he_(network)
         return network
+    if arch.model.startswith(_TIMM):
+        return timm_nets.create(arch.model.removeprefix(_TIMM), arch.classes, channels)
     bare = arch.model.removeprefix(_TORCHVISION)
     if ":" in bare:
         return factory.create(arch.model, arch.classes, channels)

@@ -19,7 +19,7 @@ class Architecture:
     """A network by name, with the images it sees.
 
     Attributes:
-        model: a name of `names()`, `torchvision:NAME`, or `pkg.mod:factory`.
+        model: a name of `names()`, `torchvision:NAME`, `timm:NAME`, or `pkg.mod:factory`.
         classes: K, at least 2.
         shape: (C, H, W) of one image.
         mean, std: per channel, in [0, 1], for pixels in [0, 1]; std at least 1e-6.

@@ -89,8 +89,16 @@ def load_into(net: nn.Module, path: Path) -> None:
     fill(net, found, path)
 
 
-def fill(net: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+def fill(
+    net: nn.Module,
+    found: dict[str, Tensor],
+    path: Path,
+    remedy: str = "build the architecture that they were saved with, masks applied",
+) -> None:
     """Replace every parameter and buffer of `net` by those found in a file, or change nothing.
+
+    Args:
+        remedy: what to do where the file is of another network.
 
     Raises:
         BadData: some are NaN or infinite.
@@ -106,8 +114,7 @@ def fill(net: nn.Module, found: dict[str, Tensor], path: Path) -> None:
                 "save them in that, or attack them with --cast"
             )
         raise Incompatible(
-            f"{path}: weights of another network, {len(differences)} differences: {named}; "
-            "build the architecture that they were saved with, masks applied"
+            f"{path}: weights of another network, {len(differences)} differences: {named}; {remedy}"
         )
     for name, value in found.items():
         bad = int((~torch.isfinite(value)).sum())

@@ -68,12 +68,29 @@ def load_state_dict(
             tensors that are not finite or larger than their data.
         Incompatible: a name, shape or dtype differs from those of `net`.
     """
+    found, loaded = read_state_dict(path, wrappers)
+    named = named_as(found, net)
+    fill(net, cast_as(named, net) if cast else named, path)
+    return loaded
+
+
+def read_state_dict(
+    path: Path, wrappers: Sequence[str] = WRAPPERS, sha256: str | None = None
+) -> tuple[dict[str, Tensor], Loaded]:
+    """The tensors of a checkpoint under the names that the file gives them.
+
+    Args:
+        sha256: what the digest must be; compared before anything is parsed.
+
+    Raises:
+        NotFound, BadData: as `load_state_dict`; also where the digest is another.
+    """
     data = _read(path)
-    content = _parse(data, path)
-    wrapper, found = _unwrap(content, wrappers, path)
-    named = _named_as(found, net)
-    fill(net, _cast(named, net) if cast else named, path)
-    return Loaded(hashlib.sha256(data).hexdigest(), wrapper)
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest):
+        raise BadData(f"{path}: changed since this command began; run the same command again")
+    wrapper, found = _unwrap(_parse(data, path), wrappers, path)
+    return found, Loaded(digest, wrapper)
 
 
 def _read(path: Path) -> bytes:
@@ -155,7 +172,8 @@ def _check_memory(name: object, value: Tensor, path: Path) -> None:
         raise BadData(f"{path}: {name} is {needed} bytes large and holds {held}; do not use it")
 
 
-def _cast(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def cast_as(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Floating-point weights in the precision that `net` has them in."""
     expected = net.state_dict()
     floats = {name for name, value in expected.items() if value.is_floating_point()}
     return {
@@ -166,7 +184,7 @@ def _cast(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _named_as(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def named_as(found: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     """The weights under the names of `net`, if they have names of its inner network."""
     if all(name.startswith(_PARALLEL) for name in found):
         found = {name.removeprefix(_PARALLEL): value for name, value in found.items()}

@@ -43,6 +43,10 @@ def models(as_json: bool) -> int:
     rows.append(
         {"model": "torchvision:NAME", "what it is": f"any of torchvision's {others} classifiers"}
     )
+    count = model_registry.timm_count()
+    theirs = "timm's classifiers; not installed: pip install timm"
+    theirs = f"any of timm's {count} classifiers" if count else theirs
+    rows.append({"model": "timm:NAME", "what it is": theirs})
     rows.append({"model": "package.module:factory", "what it is": "your own network"})
     return _show("models", rows, as_json)
 

@@ -2,7 +2,7 @@
 
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import last_metrics, network_of, settings, train
+from pipeline.stages.training import architecture_of, last_metrics, network_of, settings, train
 
 
 def stage(recipe: Recipe) -> Stage:
@@ -10,7 +10,8 @@ def stage(recipe: Recipe) -> Stage:
 
     def run(context: Context) -> Metrics:
         net = network_of(context, "standard")
-        _, trained = train(context, net, context.recipe.adversarial, objective)
+        architecture = architecture_of(context, "standard")
+        _, trained = train(context, net, architecture, context.recipe.adversarial, objective)
         return last_metrics(trained)
 
     config = settings(recipe, recipe.adversarial, objective)

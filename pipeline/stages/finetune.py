@@ -4,6 +4,7 @@ Removed weights stay exactly zero, their masks held. Removed channels are cut ou
 the same function and a fraction of the work.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,14 @@ from export.compact import Compact, check_same, compact
 from pipeline.files import write_json
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import images_of, last_metrics, network_of, settings, train
+from pipeline.stages.training import (
+    architecture_of,
+    images_of,
+    last_metrics,
+    network_of,
+    settings,
+    train,
+)
 
 STRUCTURE = "structure.json"
 
@@ -30,13 +38,13 @@ def stage(recipe: Recipe) -> Stage:
         masks = load_masks(context["prune"].file("masks.safetensors"))
         net = network_of(context, "prune")
         small = _cut(context, net) if shrinks else None
-        widths = None
+        architecture = architecture_of(context, "prune")
         if small is None:
             device = next(net.parameters()).device
             hold(net, {name: mask.to(device) for name, mask in masks.items()})
         else:
-            net, widths = small.net, small.widths
-        net, trained = train(context, net, context.recipe.finetune, objective, widths)
+            net, architecture = small.net, replace(architecture, widths=small.widths)
+        net, trained = train(context, net, architecture, context.recipe.finetune, objective)
         kept = _count(net, masks)
         return {
             "sparsity": 1.0 - kept / sum(mask.numel() for mask in masks.values()),

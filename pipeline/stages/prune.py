@@ -15,10 +15,10 @@ from advprune.survey import survey
 from advprune.train import Trained, fit, validate
 from advprune.types import Masks
 from advprune.units import Units
+from pipeline.beginning import aimed_at
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.stages.training import (
-    aimed_at,
     architecture_of,
     images_of,
     network_of,
@@ -54,7 +54,8 @@ def stage(recipe: Recipe) -> Stage:
             trained = survey(net, images, task, size, context.observer, aimed)
         masks = aimed.finish(net, trained.state, task)
         # Weights and batch norm as the search left them, cut by the final masks.
-        pruned = bake(net, build(architecture_of(context.recipe, images)))
+        architecture = architecture_of(context, "adversarial")
+        pruned = bake(net, build(architecture))
         units = aimed.units(pruned, task)
         if aimed.lands:
             units.check(masks, aimed.sparsity)
@@ -62,7 +63,7 @@ def stage(recipe: Recipe) -> Stage:
         pruned = pruned.to(device)
         hold(pruned, {name: mask.to(device) for name, mask in masks.items()})
         demand_signal(pruned, as_float(images.val.first(_SHOWN).images), masks)
-        write_network(context, pruned, images)
+        write_network(context, pruned, architecture)
         write_history(context, trained)
         save_masks(masks, context.out / "masks.safetensors")
         kept = counts(masks).values()

@@ -98,6 +98,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
+            *filter(None, [str(artifacts["standard"].metrics.get("began", ""))]),
             *notes_on_data(recipe, artifacts["data"].metrics),
             _QUANTISATION[str(quantised["quantisation"])],
             *filter(None, [str(quantised["calibration_doubts"])]),

@@ -1,23 +1,21 @@
-"""Stage 1: the dense network, trained on clean images."""
+"""Stage 1: the dense network, trained on clean images; from random weights, or from a file's."""
 
-from advprune.models import source_digest
+from pipeline.beginning import begin, identity
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import fresh, images_of, last_metrics, settings, train
+from pipeline.stages.training import images_of, last_metrics, settings, train
 
 
 def stage(recipe: Recipe) -> Stage:
-    """Raises Refused or NotFound where there is no such model, before anything else is done."""
+    """Raises Refused and its kinds: no such model or weights, before anything else is done."""
     objective = recipe.natural_objective()
+    first = identity(recipe)
 
     def run(context: Context) -> Metrics:
-        net = fresh(context.recipe, images_of(context))
-        _, trained = train(context, net, context.recipe.standard, objective)
-        return last_metrics(trained)
+        start = begin(context.recipe, images_of(context), first.get("weights"))
+        training = context.recipe.standard
+        _, trained = train(context, start.net, start.architecture, training, objective)
+        return {**({"began": start.told} if start.told else {}), **last_metrics(trained)}
 
-    config = {
-        "model": recipe.model,
-        "source": source_digest(recipe.model),
-        **settings(recipe, recipe.standard, objective),
-    }
+    config = {**first, **settings(recipe, recipe.standard, objective)}
     return Stage("standard", ("data",), config, run, version=2)

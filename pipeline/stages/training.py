@@ -1,20 +1,17 @@
 """What the training stages share: a network in, the same loop, a plain network out."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from advprune.data import ImageSet, read
 from advprune.files import write
-from advprune.masking import bake, prunable_weights
-from advprune.method import PruningMethod, Task
+from advprune.masking import bake
+from advprune.method import Task
 from advprune.models import Architecture, build
-from advprune.models.checkpoint import load, save
+from advprune.models.checkpoint import ARCHITECTURE, load, load_architecture, save
 from advprune.objectives import Objective
-from advprune.stats import sparsity_for
-from advprune.surgery import Widths
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
 from pipeline.recipe import Recipe, Training
@@ -43,52 +40,24 @@ def images_of(context: Context) -> ImageSet:
     return read(context["data"].check()).to(resolve_device(context.recipe.device))
 
 
-def architecture_of(recipe: Recipe, images: ImageSet) -> Architecture:
-    mean, std = images.mean_std()
-    return Architecture(recipe.model, len(images.classes), images.shape, mean, std)
-
-
-def fresh(recipe: Recipe, images: ImageSet) -> nn.Module:
-    """A network with the random weights of this seed, that can be pruned as the recipe says.
-
-    Raises:
-        BadData, Refused, Incompatible: it cannot, better said now than after training.
-    """
-    net = build(architecture_of(recipe, images), seed=recipe.seed)
-    method = aimed_at(recipe, net)
-    if method.lands:
-        task = Task(recipe.robust_objective(recipe.prune), recipe.seed, images.shape)
-        units = method.units(net, task)
-        # Every rule shares one budget: where the simplest leaves a layer nothing, all of them do.
-        units.counts("uniform", units.norms(prunable_weights(net)), method.sparsity)
-    return net
-
-
-def aimed_at(recipe: Recipe, net: nn.Module) -> PruningMethod:
-    """The method, at the sparsity that gives the compression of `net` where one is asked for."""
-    method = recipe.pruning_method()
-    if recipe.compression is None:
-        return method
-    return method.model_copy(update={"sparsity": sparsity_for(net, recipe.compression)})
-
-
 def network_of(context: Context, stage: str) -> nn.Module:
     """The network that a stage left, on the device of the run."""
     return load(context[stage].check()).to(resolve_device(context.recipe.device))
 
 
+def architecture_of(context: Context, stage: str) -> Architecture:
+    """How the network that a stage left is built again."""
+    return load_architecture(context[stage].file(ARCHITECTURE).parent)
+
+
 def train(
     context: Context,
     net: nn.Module,
+    architecture: Architecture,
     training: Training,
     objective: Objective,
-    widths: Widths | None = None,
 ) -> tuple[nn.Module, Trained]:
-    """Run the loop, write the plain network and the history; the masks of `net` stay in force.
-
-    Args:
-        widths: of the layers that have others than the recipe's model.
-    """
+    """Run the loop, write the plain network and the history; the masks of `net` stay in force."""
     images = images_of(context)
     net = net.to(resolve_device(context.recipe.device))
     task = Task(objective, context.recipe.seed, images.shape)
@@ -100,16 +69,13 @@ def train(
         context.observer,
         select=training.validate_every > 0,
     )
-    write_network(context, net, images, widths)
+    write_network(context, net, architecture)
     write_history(context, trained)
     return net, trained
 
 
-def write_network(
-    context: Context, net: nn.Module, images: ImageSet, widths: Widths | None = None
-) -> None:
+def write_network(context: Context, net: nn.Module, architecture: Architecture) -> None:
     """Bake whatever is attached and save the plain network."""
-    architecture = replace(architecture_of(context.recipe, images), widths=widths or {})
     save(bake(net, build(architecture)), architecture, context.out)
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from advprune.files import write
@@ -9,6 +10,7 @@ from advprune.repro import environment
 from advprune.train import Observer
 from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors
+from pipeline.lines import ProgressLog
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
@@ -18,6 +20,7 @@ from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
 from pipeline.stopping import stopping
 from pipeline.store import Store
+from pipeline.view import View
 from pipeline.watch import Watch
 
 
@@ -54,6 +57,7 @@ def execute(
     store = Store(runs)
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
+    log = ProgressLog(runs / name)
     guard = runs / f".{name}.lock"
     with (
         needed_folder(runs),
@@ -65,10 +69,11 @@ def execute(
             found = store.find(stage, artifacts)
             if found is None:
                 watching = profile.stage(stage.name) if profile else nullcontext(_unchanged)
-                with screen.running(stage.name) as (bar, task), watching as watched:
+                with screen.running(stage.name) as view, watching as watched:
+                    told = partial(_told, log, stage.name, view)
 
-                    def context(out: Path, bar=bar, task=task, watched=watched) -> Context:
-                        watch = Watch(out, bar, task, stop, checkpoint_steps)
+                    def context(out: Path, view=view, told=told, watched=watched) -> Context:
+                        watch = Watch(out, view, stop, checkpoint_steps, told)
                         return Context(recipe, artifacts, out, watched(watch))
 
                     with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
@@ -89,6 +94,10 @@ def _batch_size(recipe: Recipe, stage: str) -> int | None:
     """Images of one step of a stage that trains; None of any other."""
     section = getattr(recipe, stage, None)
     return section.batch_size if isinstance(section, Training) else None
+
+
+def _told(log: ProgressLog, stage: str, view: View, history: list[dict]) -> None:
+    log.tell(stage, history, view.standing.measured())
 
 
 def _unchanged(observer: Observer) -> Observer:

@@ -1,6 +1,5 @@
 """What the training stages share: a network in, the same loop, a plain network out."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from advprune.stats import sparsity_for
 from advprune.surgery import Widths
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
+from pipeline.lines import METRICS, to_lines
 from pipeline.recipe import Recipe, Training
 from pipeline.stage import Context, Metrics
 
@@ -114,8 +114,8 @@ def write_network(
 
 
 def write_history(context: Context, trained: Trained) -> None:
-    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in trained.history)
-    write(context.out / "metrics.jsonl", lines.encode())
+    """What was appended line by line meanwhile, now as a whole and for good."""
+    write(context.out / METRICS, to_lines(trained.history))
 
 
 def last_metrics(trained: Trained) -> Metrics:

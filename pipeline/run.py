@@ -1,5 +1,6 @@
 """Carry out a plan: reuse what is there, make what is not, publish the run."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
 from pipeline.stopping import stopping
 from pipeline.store import Store
+from pipeline.tracking import Tracking
 from pipeline.view import View
 from pipeline.watch import Watch
 
@@ -40,12 +42,14 @@ def execute(
     screen: Screen,
     profile: Profile | None = None,
     checkpoint_steps: int | None = None,
+    tracking: Tracking | None = None,
 ) -> Outcome:
     """Run every stage that is not cached, in order.
 
     Args:
         profile: where to note the time of those that run; it changes none of their results.
         checkpoint_steps: steps of training between checkpoints, beside those after each epoch.
+        tracking: who else is told what training comes to.
 
     Raises:
         Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
@@ -57,20 +61,21 @@ def execute(
     store = Store(runs)
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
-    log = ProgressLog(runs / name)
+    log, tracking = ProgressLog(runs / name), tracking or Tracking((), screen.line)
     guard = runs / f".{name}.lock"
     with (
         needed_folder(runs),
         storage_errors(runs),
         lock(guard, str(runs / name)),
         stopping() as stop,
+        tracking.run(runs, name, recipe),
     ):
         for stage in stages:
             found = store.find(stage, artifacts)
             if found is None:
                 watching = profile.stage(stage.name) if profile else nullcontext(_unchanged)
                 with screen.running(stage.name) as view, watching as watched:
-                    told = partial(_told, log, stage.name, view)
+                    told = partial(_told, (log, tracking), stage.name, view)
 
                     def context(out: Path, view=view, told=told, watched=watched) -> Context:
                         watch = Watch(out, view, stop, checkpoint_steps, told)
@@ -82,11 +87,13 @@ def execute(
             else:
                 found.check()  # a verdict on files that were changed since would be a lie
             artifacts[stage.name] = found
+            tracking.finished(stage.name, found)
             screen.finished(stage.name, found, cached=stage.name not in ran)
         folder = store.publish(name, artifacts)
         record = folder / "recipe.toml"
         if not record.exists():  # else the same settings, perhaps read from this very file
             write(record, to_toml(recipe, sources).encode())
+        tracking.verdict(artifacts)
         return Outcome(folder, artifacts, ran)
 
 
@@ -96,8 +103,11 @@ def _batch_size(recipe: Recipe, stage: str) -> int | None:
     return section.batch_size if isinstance(section, Training) else None
 
 
-def _told(log: ProgressLog, stage: str, view: View, history: list[dict]) -> None:
-    log.tell(stage, history, view.standing.measured())
+def _told(
+    those: Iterable[ProgressLog | Tracking], stage: str, view: View, history: list[dict]
+) -> None:
+    for one in those:
+        one.tell(stage, history, view.standing.measured())
 
 
 def _unchanged(observer: Observer) -> Observer:

@@ -76,6 +76,29 @@ def test_who_follows_the_file_sees_each_epoch_when_it_is_measured(tmp_path: Path
     assert not any(CLOCKS & row.keys() for row in rows(made.path / METRICS))
 
 
+def test_a_stage_that_goes_on_has_the_lines_of_before_at_once(tmp_path: Path) -> None:
+    runner, seen = Runner(RECIPE, tmp_path), []
+    runner.build("data")
+
+    class Interrupted(Watch):
+        def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+            super().step(progress, metrics)
+            if progress.step > 2 * progress.epoch_steps:
+                raise KeyboardInterrupt
+
+    class Resumed(Watch):
+        def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+            super().step(progress, metrics)
+            if not seen:
+                (path,) = tmp_path.glob(f"store/.tmp-*/{METRICS}")
+                seen.extend(row["epoch"] for row in rows(path))
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.build("standard", Interrupted)
+    runner.build("standard", Resumed)
+    assert seen == [1, 2]
+
+
 def complete_lines(root: Path, stage: str) -> list[str] | None:
     """The lines, but a torn last one, of a stage that is being made; None if it has no file."""
     for folder in (root / "runs" / "store").glob(f".tmp-{stage}-*"):

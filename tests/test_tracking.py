@@ -165,12 +165,14 @@ def tracked(runs: Path, whole: Runner, watch: Callable[..., Watch], told: list[s
     runner = Runner(RECIPE, runs)
     runner.made = {"data": whole.made["data"]}
     tracking = Tracking(["tensorboard", "mlflow"], told.append)
-    measured = {"seconds": 1.0, "images_per_second": 2.0}
+
+    def tell(history: list[dict]) -> None:
+        tracking.tell("standard", history, {"seconds": 1.0, "images_per_second": 2.0})
+        if history:
+            assert mlflow_run(runs, "tracked")[1].info.status == "RUNNING"
+
     with tracking.run(runs, "tracked", RECIPE):
-        runner.build(
-            "standard",
-            lambda *given: watch(*given, told=lambda h: tracking.tell("standard", h, measured)),
-        )
+        runner.build("standard", lambda *given: watch(*given, told=tell))
         assert runner.made["standard"].digest == whole.made["standard"].digest
 
 

@@ -132,7 +132,7 @@ def test_a_stage_killed_at_random_times_has_the_lines_of_one_that_was_not(
         assert end.result[1] == whole.digest
     record_property("trials", trials)
     record_property("kills", kills)
-    assert kills >= trials
+    assert kills > 0
 
 
 # A whole run ------------------------------------------------------------------------------------

@@ -35,6 +35,20 @@ def write(path: Path, data: bytes) -> None:
         raise
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file, which a kill may leave torn: for what is written anew then.
+
+    Raises: as `write`.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        if refusal := storage_refusal(path, error, len(data)):
+            raise refusal from error
+        raise
+
+
 def storage_refusal(path: Path, error: OSError, needed: int | None = None) -> Refused | None:
     """One line with the way out for a failure of the disk; None for an error that is none.
 

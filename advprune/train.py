@@ -16,11 +16,13 @@ from advprune.batches import batches
 from advprune.data import ImageSet, Split, as_float
 from advprune.epochs import Best, Kept, pack, unpack
 from advprune.evaluate import survival
+from advprune.masking import maskings
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
 from advprune.spans import span
+from advprune.stats import realised_sparsity
 from advprune.watchdog import Watchdog
 
 
@@ -84,6 +86,10 @@ class Observer(Protocol):
 
     def restore(self) -> Saved | None: ...
 
+    def epoch(self, history: list[dict]) -> None:
+        """When an epoch has been measured: the rows of all that were."""
+        ...
+
     def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         """What was made under a name before, else what `make` makes, which is kept for later.
 
@@ -141,6 +147,7 @@ def fit(
     best = Best() if select else None
     watchdog = Watchdog(images.val, task) if task.objective.single_step else None
     meter = Meter(net, images.train.images.device)
+    masked = any(True for _ in maskings(net))
     kept: dict[str, Kept] = {"meter": meter}
     kept |= {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
     done, history = 0, []
@@ -177,7 +184,7 @@ def fit(
                     if method:
                         with span("masks"):
                             method.update(net, state, progress, task)
-                observer.step(progress, {"loss": meter.latest})
+                observer.step(progress, {"loss": meter.latest, "images": len(batch.labels)})
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
                 if progress.step % epoch_steps == 0 or observer.due(progress.step):
                     observer.save(progress.step, pack(net, optimiser, state, kept), history)
@@ -192,7 +199,10 @@ def fit(
             row |= validate(net, images.val, task)
             if best:
                 best.offer(net, row.get("val_robust", row["val_clean"]))
+        if masked:
+            row["sparsity"] = realised_sparsity(net)
         history.append(row)
+        observer.epoch(history)
     if best and best.tensors:  # none after zero epochs
         best.load(net)
     return Trained(state, history)

@@ -85,6 +85,7 @@ RUN_OPTIONS: list[Option] = [
     Option(
         "checkpoint_steps", int | None, "Keep a checkpoint every so many steps, not only epochs."
     ),
+    Option("track", list[str], "Also tell tensorboard or mlflow; repeatable.", default=()),
 ]
 
 

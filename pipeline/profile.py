@@ -110,6 +110,9 @@ class _Steps:
     def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
         self._inner.save(step, tensors, history)
 
+    def epoch(self, history: list[dict]) -> None:
+        self._inner.epoch(history)
+
     def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         return self._inner.kept(name, make)
 

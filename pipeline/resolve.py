@@ -91,7 +91,7 @@ def to_toml(recipe: Recipe, sources: Sources) -> str:
     # One budget: the other would be refused when the file is read again.
     unused = {"sparsity"} if recipe.compression is not None else None
     tree = recipe.model_dump(mode="json", exclude_none=True, exclude=unused)
-    for key, value in _flatten(tree).items():
+    for key, value in flatten(tree).items():
         table, _, leaf = key.rpartition(".")
         line = f"{leaf} = {json.dumps(value, ensure_ascii=False)}  # {sources.get(key, 'default')}"
         (tables.setdefault(table, []) if table else tops).append(line)
@@ -109,13 +109,13 @@ def _preset_name(values: Mapping[str, Any]) -> str:
 
 def method_settings(preset: str, method: str) -> dict[str, Any]:
     """What a preset sets for one method alone, as its paper does: dotted key -> value."""
-    return _flatten(_read_preset(preset).get("methods", {}).get(method, {}))
+    return flatten(_read_preset(preset).get("methods", {}).get(method, {}))
 
 
 def _preset_settings(name: str) -> dict[str, Any]:
     """What a preset sets for all methods: dotted key -> value."""
     tree = _read_preset(name)
-    return _flatten({key: value for key, value in tree.items() if key != "methods"})
+    return flatten({key: value for key, value in tree.items() if key != "methods"})
 
 
 def _read_preset(name: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise Refused(f"--recipe {path}: larger than {LARGEST_FILE:,} bytes; not a recipe")
-        return _flatten(tomllib.loads(content.decode()))
+        return flatten(tomllib.loads(content.decode()))
     except FileNotFoundError:
         raise NotFound(f"--recipe {path}: no such file") from None
     # Not a number of digits beyond what Python converts, nor brackets beyond its stack.
@@ -165,11 +165,11 @@ def _value(text: str) -> Any:
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -1,7 +1,9 @@
 """Carry out a plan: reuse what is there, make what is not, publish the run."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from advprune.files import write
@@ -9,6 +11,7 @@ from advprune.repro import environment
 from advprune.train import Observer
 from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors
+from pipeline.lines import ProgressLog
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
@@ -18,6 +21,8 @@ from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
 from pipeline.stopping import stopping
 from pipeline.store import Store
+from pipeline.tracking import Tracking
+from pipeline.view import View
 from pipeline.watch import Watch
 
 
@@ -37,12 +42,14 @@ def execute(
     screen: Screen,
     profile: Profile | None = None,
     checkpoint_steps: int | None = None,
+    tracking: Tracking | None = None,
 ) -> Outcome:
     """Run every stage that is not cached, in order.
 
     Args:
         profile: where to note the time of those that run; it changes none of their results.
         checkpoint_steps: steps of training between checkpoints, beside those after each epoch.
+        tracking: who else is told what training comes to.
 
     Raises:
         Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
@@ -54,21 +61,24 @@ def execute(
     store = Store(runs)
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
+    log, tracking = ProgressLog(runs / name), tracking or Tracking((), screen.line)
     guard = runs / f".{name}.lock"
     with (
         needed_folder(runs),
         storage_errors(runs),
         lock(guard, str(runs / name)),
         stopping() as stop,
+        tracking.run(runs, name, recipe),
     ):
         for stage in stages:
             found = store.find(stage, artifacts)
             if found is None:
                 watching = profile.stage(stage.name) if profile else nullcontext(_unchanged)
-                with screen.running(stage.name) as (bar, task), watching as watched:
+                with screen.running(stage.name) as view, watching as watched:
+                    told = partial(_told, (log, tracking), stage.name, view)
 
-                    def context(out: Path, bar=bar, task=task, watched=watched) -> Context:
-                        watch = Watch(out, bar, task, stop, checkpoint_steps)
+                    def context(out: Path, view=view, told=told, watched=watched) -> Context:
+                        watch = Watch(out, view, stop, checkpoint_steps, told)
                         return Context(recipe, artifacts, out, watched(watch))
 
                     with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
@@ -77,11 +87,13 @@ def execute(
             else:
                 found.check()  # a verdict on files that were changed since would be a lie
             artifacts[stage.name] = found
+            tracking.finished(stage.name, found)
             screen.finished(stage.name, found, cached=stage.name not in ran)
         folder = store.publish(name, artifacts)
         record = folder / "recipe.toml"
         if not record.exists():  # else the same settings, perhaps read from this very file
             write(record, to_toml(recipe, sources).encode())
+        tracking.verdict(artifacts)
         return Outcome(folder, artifacts, ran)
 
 
@@ -89,6 +101,13 @@ def _batch_size(recipe: Recipe, stage: str) -> int | None:
     """Images of one step of a stage that trains; None of any other."""
     section = getattr(recipe, stage, None)
     return section.batch_size if isinstance(section, Training) else None
+
+
+def _told(
+    those: Iterable[ProgressLog | Tracking], stage: str, view: View, history: list[dict]
+) -> None:
+    for one in those:
+        one.tell(stage, history, view.standing.measured())
 
 
 def _unchanged(observer: Observer) -> Observer:

@@ -1,12 +1,12 @@
-"""What a person sees of a run: a line per stage, a bar with its ETA on a terminal, the verdict."""
+"""What a person sees of a run: a line per stage, what the one at work is doing, the verdict."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pipeline.stage import Artifact
+from pipeline.view import View
 
 # Metric -> the words before its value.
 _HEADLINES = {
@@ -24,7 +24,7 @@ _HEADLINES = {
 
 
 class Screen:
-    """Writes to a console; the bar appears only where that is a terminal."""
+    """Writes to a console; what moves appears only where that is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -33,20 +33,11 @@ class Screen:
         self.console.print(text, style="bold", highlight=False, markup=False)
 
     @contextmanager
-    def running(self, name: str) -> Iterator[tuple[Progress, TaskID]]:
-        """A bar for one stage, gone when the stage ends."""
-        bar = Progress(
-            TextColumn(" ▸ {task.description:<12}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        with bar:
-            yield bar, bar.add_task(name, total=None, detail="")
+    def running(self, name: str) -> Iterator[View]:
+        """What one stage shows while it runs."""
+        view = View(name, self.console)
+        with view.live() if view.drawn else nullcontext():
+            yield view
 
     def finished(self, name: str, artifact: Artifact, *, cached: bool) -> None:
         """One line: the stage, how long it took or that it was there already, what it measured."""

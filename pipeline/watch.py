@@ -1,17 +1,17 @@
-"""What a stage tells while it runs: a progress bar with its ETA, and checkpoints."""
+"""What a stage tells while it runs: how far it is, a line per epoch, and checkpoints."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from rich.progress import Progress as Bar
-from rich.progress import TaskID
 from torch import Tensor
 
 from advprune.method import Progress
 from advprune.train import Saved, Tensors
 from pipeline.checkpoints import Checkpoints
+from pipeline.lines import METRICS, Lines
 from pipeline.stopping import Stopping
+from pipeline.view import View
 
 
 class Watch:
@@ -19,46 +19,60 @@ class Watch:
 
     Args:
         folder: the stage's temporary folder; its checkpoints live and die with it.
-        bar, task: where to show progress; a bar that is disabled stays silent.
+        view: where to show progress.
         stop: whether the run was asked to stop: then the next step ends with a checkpoint.
         every: steps between checkpoints, beside the one after each epoch; None for these alone.
+        told: given the rows of all epochs so far, at the start and whenever there is one more.
     """
 
     def __init__(
         self,
         folder: Path,
-        bar: Bar,
-        task: TaskID,
+        view: View,
         stop: Stopping | None = None,
         every: int | None = None,
+        told: Callable[[list[dict]], None] | None = None,
     ) -> None:
-        self._checkpoints = Checkpoints(folder, self._tell)
-        self._bar, self._task = bar, task
+        self._checkpoints = Checkpoints(folder, view.line)
+        self._lines = Lines(folder / METRICS)
+        self._view = view
         self._stop = stop or Stopping()
         self._every = every
+        self._told = told
 
     def stepping(self) -> AbstractContextManager[None]:
         return self._stop.stepping()
 
     def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        self._bar.update(self._task, completed=progress.step, total=progress.steps, detail=text)
+        self._view.standing.step(progress, metrics)
 
     def due(self, step: int) -> bool:
         return self._stop.asked or (self._every is not None and step % self._every == 0)
 
     def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
         self._checkpoints.save(step, tensors, history)
+        self._view.standing.saved(step)
         self._stop.obey()
 
     def restore(self) -> Saved | None:
-        return self._checkpoints.latest()
+        saved = self._checkpoints.latest()
+        step, _, history = saved or (0, {}, [])
+        self._view.standing.resumed(step, history)
+        self._tell(history)
+        return saved
+
+    def epoch(self, history: list[dict]) -> None:
+        self._view.standing.epoch(history)
+        self._tell(history)
+        self._view.measured()
 
     def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         return self._checkpoints.kept(name, make)
 
-    def _tell(self, line: str) -> None:
-        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    def _tell(self, history: list[dict]) -> None:
+        self._lines.tell(history)
+        if self._told is not None:
+            self._told(history)
 
 
 class Silent:
@@ -77,6 +91,9 @@ class Silent:
         return None
 
     def restore(self) -> None:
+        return None
+
+    def epoch(self, history: list[dict]) -> None:
         return None
 
     def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:

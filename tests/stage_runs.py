@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress as Bar
+from rich.console import Console
 
 from advprune.train import Observer
 from pipeline.plan import plan
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
 from pipeline.store import Store
+from pipeline.view import View
 from pipeline.watch import Watch
 
 TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
@@ -45,10 +46,10 @@ class Runner:
         self.made: dict[str, Artifact] = {}
 
     def build(self, name: str, watch: Callable[..., Observer] = Watch) -> Artifact:
-        bar = Bar(disable=True)
+        view = View(name, Console(quiet=True))
 
         def context(out: Path) -> Context:
-            return Context(self.recipe, self.made, out, watch(out, bar, bar.add_task("")))
+            return Context(self.recipe, self.made, out, watch(out, view))
 
         self.made[name] = self.store.build(self.stages[name], self.made, context, {})
         return self.made[name]

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from crashing import NEEDS, Crash
 from forkserver import Job
-from rich.progress import Progress as Bar
+from rich.console import Console
 from tiny_run import TINY
 
 from pipeline.checkpoints import Checkpoints
 from pipeline.stage import read_artifact
 from pipeline.stopping import Stopping
+from pipeline.view import View
 from pipeline.watch import Watch
 
 pytest_plugins = ["crash_fixtures"]
@@ -50,8 +51,7 @@ def test_whoever_does_not_let_go_ends_all_the_same(crash: Crash) -> None:
 
 
 def test_a_watch_without_anyone_to_ask_saves_at_the_steps_it_is_told(tmp_path: Path) -> None:
-    bar = Bar(disable=True)
-    watch = Watch(tmp_path, bar, bar.add_task(""), Stopping(), every=3)
+    watch = Watch(tmp_path, View("", Console(quiet=True)), Stopping(), every=3)
     assert [step for step in range(1, 10) if watch.due(step)] == [3, 6, 9]
 
 

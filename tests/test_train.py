@@ -129,6 +129,14 @@ def test_a_run_resumed_after_any_step_ends_in_the_same_bits(run: Run, step: int)
         assert history == memory.saves[later_step][2]
 
 
+@every_run
+def test_whoever_watches_is_told_of_each_epoch_once_it_is_measured(run: Run) -> None:
+    memory = Memory()
+    history = run(make_net(), memory).history
+    assert memory.epochs == [history[:1], history[:2], history]
+    assert all("val_clean" in row for row in history)
+
+
 def test_what_is_saved_does_not_change_when_training_goes_on() -> None:
     memory = Memory()
     copies: dict[int, dict[str, Tensor]] = {}

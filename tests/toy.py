@@ -109,6 +109,7 @@ class Memory:
         self.saved = saved
         self.saves: dict[int, Saved] = {}
         self.steps: list[tuple[Progress, dict[str, float]]] = []
+        self.epochs: list[list[dict]] = []
         self._every = every
 
     def stepping(self) -> AbstractContextManager[None]:
@@ -125,6 +126,9 @@ class Memory:
 
     def restore(self) -> Saved | None:
         return self.saved
+
+    def epoch(self, history: list[dict]) -> None:
+        self.epochs.append([dict(row) for row in history])
 
     def kept(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         return make()

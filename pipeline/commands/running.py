@@ -19,6 +19,7 @@ from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
 from pipeline.screen import Screen
 from pipeline.store import Store
+from pipeline.tracking import Tracking
 
 
 def run(values: dict[str, Any]) -> int:
@@ -26,9 +27,10 @@ def run(values: dict[str, Any]) -> int:
     recipe, sources = _recipe(values)
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
+    tracking = Tracking(values["track"], screen.line)
     screen.title(recipe.title(recipe.device))
     profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
-    outcome = execute(recipe, sources, values["runs"], screen, profile, every)
+    outcome = execute(recipe, sources, values["runs"], screen, profile, every, tracking)
     report = json.loads(outcome.artifacts["report"].read("report.json"))
     if values["as_json"]:
         sys.stdout.write(json.dumps(report) + "\n")

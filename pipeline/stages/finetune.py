@@ -52,7 +52,7 @@ def stage(recipe: Recipe) -> Stage:
         }
 
     config = settings(recipe, recipe.finetune, objective)
-    return Stage("finetune", ("data", "prune"), config, run, version=2)
+    return Stage("finetune", ("data", "prune"), config, run, version=3)
 
 
 def _cut(context: Context, net: nn.Module) -> Compact:

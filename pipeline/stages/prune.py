@@ -93,7 +93,7 @@ def stage(recipe: Recipe) -> Stage:
         # Surveys attack by the recipe's threat also where the objective is natural.
         threat = {"threat": objective.threat.to_dict(), "steps": objective.steps}
         config |= {"batch_size": recipe.prune.batch_size, "attack": threat}
-    return Stage("prune", ("data", "adversarial"), config, run, version=2)
+    return Stage("prune", ("data", "adversarial"), config, run, version=3)
 
 
 def _channels(units: Units, masks: Masks) -> Metrics:

@@ -1,6 +1,5 @@
 """What the training stages share: a network in, the same loop, a plain network out."""
 
-import json
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from advprune.models.checkpoint import ARCHITECTURE, load, load_architecture, sa
 from advprune.objectives import Objective
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
+from pipeline.lines import METRICS, to_lines
 from pipeline.recipe import Recipe, Training
 from pipeline.stage import Context, Metrics
 
@@ -80,8 +80,8 @@ def write_network(context: Context, net: nn.Module, architecture: Architecture) 
 
 
 def write_history(context: Context, trained: Trained) -> None:
-    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in trained.history)
-    write(context.out / "metrics.jsonl", lines.encode())
+    """What was appended line by line meanwhile, now as a whole and for good."""
+    write(context.out / METRICS, to_lines(trained.history))
 
 
 def last_metrics(trained: Trained) -> Metrics:

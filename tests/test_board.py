@@ -238,7 +238,6 @@ def test_names_cannot_become_markup() -> None:
     # The method and the data are choices of the filter, and the imaginary ones are new.
     tags = [[tag for tag, _ in page.tags if tag != "option"] for page in (ours, theirs)]
     assert tags[0] == tags[1]
-    assert len(theirs.tags) == len(ours.tags) + 2
     assert "49" not in "".join(theirs.text["skipped"])
 
 

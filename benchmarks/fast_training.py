@@ -32,10 +32,10 @@ from advprune.method import PruningMethod, Task
 from advprune.models import build
 from advprune.repro import derive
 from advprune.train import fit
+from pipeline.beginning import begin
 from pipeline.recipe import Recipe
 from pipeline.resolve import resolve
 from pipeline.stages.data import load_images
-from pipeline.stages.training import architecture_of, fresh
 from pipeline.watch import Silent
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -88,7 +88,7 @@ def pruned(recipe: Recipe, images: ImageSet, net: nn.Module) -> nn.Module:
     task = Task(recipe.robust_objective(recipe.prune), recipe.seed, images.shape)
     found = fit(net, images, task, recipe.prune.schedule(), Silent(), method)
     masks = method.finish(net, found.state, task)
-    small = bake(net, build(architecture_of(recipe, images)))
+    small = bake(net, build(begin(recipe, images).architecture))
     hold(small, masks)
     task = replace(task, objective=recipe.robust_objective(recipe.finetune))
     fit(small, images, task, recipe.finetune.schedule(), Silent())
@@ -97,7 +97,7 @@ def pruned(recipe: Recipe, images: ImageSet, net: nn.Module) -> nn.Module:
 
 def outcome(recipe: Recipe, images: ImageSet, start: nn.Module, *, prune: bool) -> Outcome:
     """Harden a network that was trained on clean images, and prune it if asked."""
-    net = fresh(recipe, images)
+    net = begin(recipe, images).net
     net.load_state_dict(start.state_dict())
     began = time.process_time()
     overfitted = hardened(recipe, images, net)

@@ -14,6 +14,7 @@ import typer
 
 from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
+from pipeline.datasets import data
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
@@ -151,12 +152,7 @@ def attacks(as_json: Json = False) -> int:
     return attacks(as_json)
 
 
-@app.command()
-def data(as_json: Json = False) -> int:
-    """List the data sets."""
-    from pipeline.commands.listing import data
-
-    return data(as_json)
+app.add_typer(data, name="data")
 
 
 @app.command()

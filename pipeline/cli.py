@@ -18,6 +18,7 @@ from pipeline.datasets import data
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
+from pipeline.starting import init
 
 app = typer.Typer(
     help="Prune vision models robustly, export them to 8 bits, and attack what ships.",
@@ -153,6 +154,7 @@ def attacks(as_json: Json = False) -> int:
 
 
 app.add_typer(data, name="data")
+app.command()(init)
 
 
 @app.command()

@@ -5,6 +5,11 @@ has one. `deploy/errors.py` holds the same idea for the files that must run with
 """
 
 
+def printable(text: str) -> str:
+    """Text that neither breaks a line nor steers a screen: what cannot be shown is spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class Refused(Exception):
     """Wrong usage or configuration."""
 
@@ -12,7 +17,7 @@ class Refused(Exception):
 
     def __init__(self, message: str) -> None:
         # What a file holds ends up in messages, and must neither break the line nor steer a screen.
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class BadData(Refused):

@@ -116,7 +116,7 @@ def measure(seeds: Sequence[int], quick: bool) -> dict[str, list[Outcome]]:
     for seed in seeds:
         first = recipe_of(VARIANTS["pgd, fp32"], seed, quick)
         images = load_images(first)
-        start = fresh(first, images)
+        start = begin(first, images).net
         natural = Task(first.natural_objective(), seed, images.shape)
         fit(start, images, natural, first.standard.schedule(), Silent())
         for prune, variants in ((False, VARIANTS), (True, CHAINS)):

@@ -15,10 +15,12 @@ import typer
 from pipeline.arguments import LATEST, Json, Method, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.comparing import board, compare
+from pipeline.datasets import data
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.modelling import models
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
+from pipeline.starting import init
 
 app = typer.Typer(
     help="Prune vision models robustly, export them to 8 bits, and attack what ships.",
@@ -157,12 +159,8 @@ def attacks(as_json: Json = False) -> int:
     return attacks(as_json)
 
 
-@app.command()
-def data(as_json: Json = False) -> int:
-    """List the data sets."""
-    from pipeline.commands.listing import data
-
-    return data(as_json)
+app.add_typer(data, name="data")
+app.command()(init)
 
 
 app.command()(models)

@@ -6,9 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -16,7 +14,7 @@ from tiny_run import STAGES, advprune, refusal
 
 from advprune.method import get, names
 from pipeline.cli import main
-from pipeline.commands import doctor, running
+from pipeline.commands import running
 
 COMMANDS = (
     "run",
@@ -31,6 +29,7 @@ COMMANDS = (
     "data",
     "models",
     "doctor",
+    "init",
 )
 
 
@@ -127,40 +126,6 @@ def test_a_path_is_not_taken_for_markup(empty_folder: Path) -> None:
     result = advprune("run", "--data", "folder:[red]/[/x]")
     assert "no folder" in refusal(result, 66)
     assert "folder:[red]/[/x]" in result.out
-
-
-# Doctor -----------------------------------------------------------------------------------------
-
-
-def test_doctor_says_what_there_is() -> None:
-    shown = advprune("doctor")
-    assert shown.code == 0
-    found = {entry["name"]: entry for entry in advprune("doctor", "--json").json}
-    assert found["torch"]["status"] == "ok"
-    assert found["onnxruntime on"]["status"] == "ok"
-    assert (found["openvino"]["status"], found["openvino"]["found"]) == ("ok", version("openvino"))
-    assert all(entry["remedy"] for entry in found.values() if entry["status"] != "ok")
-    assert all(name in shown.out for name in found)
-
-
-def test_doctor_fails_where_something_needed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name in ("onnx", "openvino"):
-            raise PackageNotFoundError(name)
-        return "1"
-
-    monkeypatch.setattr(doctor, "version", version)
-    missing = advprune("doctor", "--json")
-    assert missing.code == 69
-    assert [entry["name"] for entry in missing.json if entry["status"] == "missing"] == ["onnx"]
-    (openvino,) = [entry for entry in missing.json if entry["name"] == "openvino"]
-    assert openvino["status"] == "absent" and "pip install 'openvino" in openvino["remedy"]
-    monkeypatch.undo()
-
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    full = advprune("doctor", "--runs", "not/there/yet", "--json")
-    assert full.code == 69
-    assert [entry["name"] for entry in full.json if entry["status"] == "missing"] == ["disk"]
 
 
 # Refusals and crashes ---------------------------------------------------------------------------

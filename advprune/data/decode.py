@@ -61,10 +61,10 @@ def probe(paths: Sequence[Path], reading: Reading) -> Form:
         BadData: as `decode`; where damaged files may be left out, it is the first sound one.
     """
     side = reading.image_size
-    for path in paths[: _spared(len(paths), reading)]:
+    for path in paths[: spared(len(paths), reading)]:
         with contextlib.suppress(Undecodable):
             return _form(path, side, reading.to_rgb)
-    return _form(paths[_spared(len(paths), reading)], side, reading.to_rgb)
+    return _form(paths[spared(len(paths), reading)], side, reading.to_rgb)
 
 
 def decode(paths: Sequence[Path], form: Form, reading: Reading = AS_IT_IS) -> Tensor:
@@ -83,45 +83,45 @@ def fetch(paths: Sequence[Path], form: Form, reading: Reading) -> Fetched:
     Raises:
         BadData, Refused: as `decode`; also where more are damaged than may be left out.
     """
-    _check_memory(len(paths), form)
+    check_memory(len(paths), form)
     pixels = np.zeros((len(paths), *form.shape), dtype=np.uint8)
-    spared = _spared(len(paths), reading)
+    most = spared(len(paths), reading)
 
     def fill(start: int) -> dict[int, str]:
         bad: dict[int, str] = {}
         for row, path in enumerate(paths[start : start + _CHUNK], start):
             try:
-                with _opened(path) as image:
+                with opened(path) as image:
                     pixels[row] = _pixels(image, path, form, reading)
             except Undecodable as error:
-                if not spared:
+                if not most:
                     raise
                 bad[row] = str(error)
         return bad
 
     bad: dict[int, str] = {}
-    with _pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         # Reading the results in order reports the first bad file, whichever thread was faster.
         for found in pool.map(fill, range(0, len(paths), _CHUNK)):
             bad |= found
-            if len(bad) > spared:
+            if len(bad) > most:
                 (first, *_) = bad.values()
                 raise BadData(
-                    f"{first}; it is one of more than {spared} such, and --skip-bad leaves out no "
-                    f"more than {spared} of {len(paths)}"
+                    f"{first}; it is one of more than {most} such, and --skip-bad leaves out no "
+                    f"more than {most} of {len(paths)}"
                 )
     return Fetched(torch.from_numpy(pixels), bad)
 
 
-def _spared(count: int, reading: Reading) -> int:
+def spared(count: int, reading: Reading) -> int:
     """How many of so many images may be damaged."""
     return count // _ONE_BAD_IN if reading.skip_bad else 0
 
 
 def _form(path: Path, side: int | None, to_rgb: bool) -> Form:
-    with _pillow_warnings(), _opened(path) as image:
+    with pillow_warnings(), opened(path) as image:
         size = image.size if side is None else (side, side)
-        return Form(_plain(image, path, to_rgb).mode, size)
+        return Form(plain(image, path, to_rgb).mode, size)
 
 
 def free_memory() -> int:
@@ -134,7 +134,7 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_memory(count: int, form: Form) -> None:
+def check_memory(count: int, form: Form) -> None:
     needed, free = count * int(np.prod(form.shape)), free_memory()
     if needed > free / 2:
         raise Refused(
@@ -145,7 +145,7 @@ def _check_memory(count: int, form: Form) -> None:
 
 
 @contextlib.contextmanager
-def _pillow_warnings() -> Iterator[None]:
+def pillow_warnings() -> Iterator[None]:
     """Set for all threads, since filters are global."""
     with warnings.catch_warnings():
         # Broken metadata is common in photographs, and no pixel depends on it.
@@ -156,7 +156,7 @@ def _pillow_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     try:
         if not path.is_file():  # a pipe would be waited for without end
             raise OSError("no plain file")
@@ -170,7 +170,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise Undecodable(f"{path}: cannot be decoded ({error}); replace or remove it") from error
 
 
-def _plain(image: Image.Image, path: Path, to_rgb: bool) -> Image.Image:
+def plain(image: Image.Image, path: Path, to_rgb: bool) -> Image.Image:
     """The image as 8-bit grey or colour, if that loses nothing; or else as RGB if it may lose.
 
     Transparency is dropped, as torchvision's loader does; of 16 bits the upper eight stay.
@@ -200,25 +200,36 @@ def _has_16_bits(image: Image.Image) -> bool:
     return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
 
 
-def _pixels(image: Image.Image, path: Path, form: Form, reading: Reading) -> np.ndarray:
-    """uint8 (C, H, W)"""
-    image = _plain(image, path, reading.to_rgb)
-    if image.mode != form.mode:
-        raise BadData(
-            f"{path}: is {image.mode} in a set of {form.mode} images; convert one of them, or all "
+def mismatch(found: Form, path: Path, form: Form) -> BadData | None:
+    """Why an image of one form cannot join a set of another; None where it can."""
+    if found.mode != form.mode:
+        return BadData(
+            f"{path}: is {found.mode} in a set of {form.mode} images; convert one of them, or all "
             "images with --convert rgb"
         )
-    if reading.image_size is not None:
-        image = _resize(image, reading.image_size)
-    if image.size != form.size:
-        raise BadData(
-            f"{path}: is {image.size[0]}x{image.size[1]} in a set of {form.size[0]}x{form.size[1]} "
+    if found.size != form.size:
+        return BadData(
+            f"{path}: is {found.size[0]}x{found.size[1]} in a set of {form.size[0]}x{form.size[1]} "
             "images; scale it, or bring all images of folders to one size with --image-size"
         )
+    return None
+
+
+def ready(image: Image.Image, path: Path, reading: Reading) -> Image.Image:
+    """The image as the network sees it: 8-bit grey or colour, in the size that is asked for."""
+    image = plain(image, path, reading.to_rgb)
+    return image if reading.image_size is None else _resized(image, reading.image_size)
+
+
+def _pixels(image: Image.Image, path: Path, form: Form, reading: Reading) -> np.ndarray:
+    """uint8 (C, H, W)"""
+    image = ready(image, path, reading)
+    if refusal := mismatch(Form(image.mode, image.size), path, form):
+        raise refusal
     return np.asarray(image).reshape(*form.size[::-1], -1).transpose(2, 0, 1)
 
 
-def _resize(image: Image.Image, side: int) -> Image.Image:
+def _resized(image: Image.Image, side: int) -> Image.Image:
     width, height = image.size
     shorter = min(width, height)
     width, height = side * width // shorter, side * height // shorter

@@ -4,6 +4,8 @@ Either PATH/train/<class>/... and PATH/test/<class>/..., or PATH/<class>/..., of
 the test set. Classes are numbered in the order of their names. Other files are left alone.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 
 from advprune.data import files
 from advprune.data.decode import decode, fetch, probe
-from advprune.data.source import Reading, Source
+from advprune.data.source import Labelled, Reading, Source
 from advprune.errors import BadData, Refused
 
 NAMES = {
@@ -21,12 +23,39 @@ NAMES = {
 PREFIX = "folder:"
 
 
+@dataclass(frozen=True)
+class Listing(Labelled):
+    """The files of a folder, none of them opened: one path for each label."""
+
+    paths: Sequence[Path]
+
+
 def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
     """List the folder; images are decoded when they are fetched.
 
     Raises:
         NotFound: there is no such folder.
         BadData: the layout is not as above, a class is empty, or the first image is unfit.
+    """
+    found = listing(spec)
+    paths, form = found.paths, probe(found.paths, reading)
+    return Source(
+        name=found.name,
+        classes=found.classes,
+        labels=found.labels,
+        train_count=found.train_count,
+        # Small or grey images are digits or symbols as often as not, which a flip would change.
+        augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
+        fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
+        read=partial(decode, form=form, reading=reading),
+    )
+
+
+def listing(spec: str) -> Listing:
+    """Classes and files of a folder.
+
+    Raises:
+        NotFound, BadData: as `open_source`, but no image is looked at.
     """
     root = _root(spec)
     halves = [root / name for name in ("train", "test") if (root / name).is_dir()]
@@ -41,23 +70,18 @@ def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
         raise BadData(
             f"{here}: has class {name!r}, which {there} lacks; give both the same classes"
         )
-
     paths: list[Path] = []
     labels: list[int] = []
     for part in (train, test):
         for label, found in enumerate(part.values()):
             paths += found
             labels += [label] * len(found)
-    form = probe(paths, reading)
-    return Source(
+    return Listing(
         name=f"{PREFIX}{root.resolve().name}",
         classes=tuple(train),
         labels=torch.tensor(labels),
         train_count=sum(map(len, train.values())) if halves else None,
-        # Small or grey images are digits or symbols as often as not, which a flip would change.
-        augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
-        fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
-        read=partial(decode, form=form, reading=reading),
+        paths=paths,
     )
 
 

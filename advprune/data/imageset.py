@@ -102,10 +102,7 @@ class ImageSet:
             mean = (share * values).sum()
             variance = (share * (values - mean) ** 2).sum()
             if counts.count_nonzero() == 1:
-                raise BadData(
-                    f"{self.name}: channel {channel} has the value {mean.item() * 255:.0f} "
-                    "in every training image; remove the channel"
-                )
+                raise constant_channel(self.name, channel, round(mean.item() * 255))
             means.append(mean.item())
             deviations.append(variance.sqrt().item())
         return tuple(means), tuple(deviations)
@@ -142,6 +139,14 @@ def digest(classes: tuple[str, ...], augment: str, parts: dict[str, Split]) -> s
     for name in sorted(tensors):
         hasher.update(tensors[name].cpu().contiguous().numpy())
     return hasher.hexdigest()
+
+
+def constant_channel(name: str, channel: int, value: int) -> BadData:
+    """What to say of a channel that cannot be normalised."""
+    return BadData(
+        f"{name}: channel {channel} has the value {value} in every training image; "
+        "remove the channel"
+    )
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:

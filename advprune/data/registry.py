@@ -10,7 +10,7 @@ from torch import Tensor
 from advprune.data import digits, folder, torchvision_sets
 from advprune.data.extra import extra_identity, read_extra
 from advprune.data.imageset import Loaded, Split, check_classes, check_labels, digest
-from advprune.data.source import AS_IT_IS, Kind, Reading
+from advprune.data.source import AS_IT_IS, Kind, Reading, Source
 from advprune.data.splits import split
 from advprune.errors import Refused
 
@@ -48,10 +48,7 @@ def load(
         NotFound: the images are not there.
         BadData: an image, a label or the layout is unfit.
     """
-    if reading.image_size is not None and reading.image_size < 1:
-        raise Refused(f"--image-size: must be at least 1, got {reading.image_size}")
-    source = _kind(spec).open_source(spec, data_dir, reading)
-    check_labels(source.labels, len(source.classes), source.name)
+    source = open_source(spec, data_dir, reading)
     chosen = split(source, split_seed, limit_train, limit_test)
 
     # One tensor for all splits, which are views of it: large sets are held only once.
@@ -79,6 +76,19 @@ def load(
         digest=identity,
         skipped=tuple(bad.values()),
     )
+
+
+def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
+    """A data set whose labels are known and sound, and whose images are still to be fetched.
+
+    Raises:
+        Refused, NotFound, BadData: as `load`.
+    """
+    if reading.image_size is not None and reading.image_size < 1:
+        raise Refused(f"--image-size: must be at least 1, got {reading.image_size}")
+    source = _kind(spec).open_source(spec, data_dir, reading)
+    check_labels(source.labels, len(source.classes), source.name)
+    return source
 
 
 def _without(parts: dict[str, Split], gone: Tensor) -> dict[str, Split]:

@@ -42,20 +42,28 @@ class Fetched(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set whose labels are known and whose images may still be files.
+class Labelled:
+    """What is known of a data set before any image is.
 
     labels: int64 (N,) of every image, the training images first and then the test images.
     train_count: how many of them are training images; None when there is no test set.
-    augment: what training does to the images, see `augmentation.py`.
-    fetch: int64 (n,) positions -> the images.
-    read: image files, which need not be of this data set -> uint8 (n, C, H, W), in its form.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Tensor
     train_count: int | None
+
+
+@dataclass(frozen=True)
+class Source(Labelled):
+    """A data set whose labels are known and whose images may still be files.
+
+    augment: what training does to the images, see `augmentation.py`.
+    fetch: int64 (n,) positions -> the images.
+    read: image files, which need not be of this data set -> uint8 (n, C, H, W), in its form.
+    """
+
     augment: str
     fetch: Callable[[Tensor], Fetched]
     read: Callable[[Sequence[Path]], Tensor]

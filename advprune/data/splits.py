@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advprune.data.imageset import check_classes
-from advprune.data.source import Source
+from advprune.data.source import Labelled
 from advprune.errors import Refused
 from advprune.repro import ImageRandom, derive
 
@@ -35,7 +35,7 @@ def spread(labels: Tensor, positions: Tensor, seed: int) -> Tensor:
 
 
 def split(
-    source: Source, seed: int, limit_train: int | None, limit_test: int | None
+    source: Labelled, seed: int, limit_train: int | None, limit_test: int | None
 ) -> dict[str, Tensor]:
     """The positions of each split in the source, int64.
 

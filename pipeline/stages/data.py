@@ -28,14 +28,19 @@ def load_images(recipe: Recipe) -> Loaded:
         reading=recipe.reading(),
         extra=recipe.extra_data,
     )
-    if len(images.calib) < FEWEST_IMAGES:
-        count = sum(len(split) for split in (images.train, images.val, images.calib))
+    count = sum(len(split) for split in (images.train, images.val, images.calib))
+    demand_calibration(recipe.data, count, len(images.calib))
+    return images
+
+
+def demand_calibration(data: str, count: int, calibrating: int) -> None:
+    """Raises BadData where too few of `count` images to train on are there to calibrate with."""
+    if calibrating < FEWEST_IMAGES:
         raise BadData(
-            f"{recipe.data}: {count} images to train on leave {len(images.calib)} to calibrate 8 "
+            f"{data}: {count} images to train on leave {calibrating} to calibrate 8 "
             f"bits with, fewer than {FEWEST_IMAGES}; give at least {8 * FEWEST_IMAGES} "
             "(add images or raise --limit-train)"
         )
-    return images
 
 
 def stage(recipe: Recipe) -> Stage:

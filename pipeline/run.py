@@ -12,6 +12,7 @@ from pipeline.files import lock, needed_folder, storage_errors
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
+from pipeline.provenance import provenance
 from pipeline.recipe import Recipe, Training
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
@@ -54,6 +55,7 @@ def execute(
     store = Store(runs)
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
+    made_with = provenance()
     guard = runs / f".{name}.lock"
     with (
         needed_folder(runs),
@@ -69,10 +71,11 @@ def execute(
 
                     def context(out: Path, bar=bar, task=task, watched=watched) -> Context:
                         watch = Watch(out, bar, task, stop, checkpoint_steps)
-                        return Context(recipe, artifacts, out, watched(watch))
+                        return Context(recipe, artifacts, out, watched(watch), runs / name)
 
                     with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
-                        found = store.build(stage, artifacts, context, environment(device))
+                        card = environment(device) | made_with
+                        found = store.build(stage, artifacts, context, card)
                 ran.append(stage.name)
             else:
                 found.check()  # a verdict on files that were changed since would be a lie

@@ -4,8 +4,11 @@ Needs a Chromium, as `make test-browser` does. Writes OUT/NAME-light.png, OUT/NA
 on a telephone, OUT/NAME-narrow.png; NAME is the page's own (report, board) if not given.
 """
 
+import io
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -13,6 +16,7 @@ from browsing import opened
 
 WIDE, NARROW = 1280, 375  # CSS pixels
 _TALL = {WIDE: 1700, NARROW: 1900}  # CSS pixels from the top: a whole page would be unreadable
+_COLOURS = 128  # flat areas and smoothed letters need no more, and it is half the bytes
 LARGEST = 250_000  # bytes: pictures stay in the history of the repository for good
 
 
@@ -34,7 +38,8 @@ def shoot(page: Path, out: Path, name: str) -> list[Path]:
         path = out / f"{name}-{look}.png"
         with opened(page, width, dark=dark) as seen:
             seen.page.set_viewport_size({"width": width, "height": _TALL[width]})
-            seen.page.screenshot(path=path)
+            shot = Image.open(io.BytesIO(seen.page.screenshot()))
+        shot.convert("RGB").quantize(_COLOURS).save(path, optimize=True)
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"{path}: {size:,} bytes, more than {LARGEST:,}; show less of it")
         made.append(path)

@@ -15,7 +15,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "wbr"):
             self._open.append(dict(attrs).get("id") or "")
 
     def handle_endtag(self, tag: str) -> None:

@@ -145,7 +145,10 @@ def _made_otherwise(artifacts: Mapping[str, Artifact]) -> list[str]:
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
                 made.setdefault(f"{key} {there.get(key, 'not known')}", []).append(name)
-    return [f"made with {what}: {', '.join(stages)}" for what, stages in made.items()]
+    together: dict[str, list[str]] = {}
+    for what, stages in made.items():
+        together.setdefault(", ".join(stages), []).append(what)
+    return [f"made with {', '.join(what)}: {stages}" for stages, what in together.items()]
 
 
 def _named(gallery: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:

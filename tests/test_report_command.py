@@ -68,7 +68,10 @@ def test_a_run_in_the_usual_folder_needs_no_word_for_it(
 def test_the_report_says_what_the_bits_depend_on(tiny: Tiny) -> None:
     environment = tiny.report["environment"]
     assert environment["torch"] == torch.__version__ and environment["threads"] == 1
-    assert environment == {**environment, **provenance()}
+    here = provenance()
+    assert here.keys() <= environment.keys()
+    for key in ("advprune", "lock"):  # a commit may have been made since the run
+        assert environment.get(key) == here.get(key)
     assert (tiny.run / "report.md").read_text().count(environment["lock"]) == 1
     assert not [note for note in tiny.report["notes"] if note.startswith("made with")]
 

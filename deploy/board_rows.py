@@ -8,6 +8,7 @@ from typing import Any
 
 from deploy import shape
 from deploy.errors import DeployError
+from deploy.report import check_schema
 from deploy.verdicts import Verdicts, canonical
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -28,8 +29,7 @@ def measured(report: Mapping[str, Any], verdicts: Verdicts, facts: Mapping[str, 
     Raises:
         DeployError: 65, the report is older or is none.
     """
-    if report.get("schema") != 1:
-        raise DeployError(f"its report has schema {report.get('schema')!r}, and 1 is known", 65)
+    check_schema(report, "its report")
     try:
         row = {**facts, **_row(report, verdicts)}
         shape.check(row, _ROW)

@@ -1,65 +1,67 @@
-"""The security curve as a drawing: where its lines and its band lie on a canvas."""
+"""What drawings share: a canvas in units of an SVG, the marks on its axes, one look per engine.
 
-from collections.abc import Sequence
-from typing import Any
+Drawings are points and words; templates make SVG of them, and the style of the page colours it.
+"""
 
-from deploy.words import radius
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
-_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+# One for each series, around (0, 0): a circle, a square, a diamond, triangles up and down.
+SHAPES = (
+    "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
+    "M-4.5,-4.5h9v9h-9z",
+    "M0,-6.5L6.5,0L0,6.5L-6.5,0z",
+    "M0,-6L6,4.5H-6z",
+    "M0,6L6,-4.5H-6z",
+)
 
 
-def security(curve: dict[str, Any], ships: str, eps: float) -> dict[str, Any]:
-    """Points of an SVG of WIDTH x HEIGHT for robust accuracy against eps.
+@dataclass(frozen=True)
+class Canvas:
+    """An area to draw in, and what lies at its ends.
 
-    Args:
-        curve: as `curves.security_curve` gives it.
-        ships: the engine whose band is drawn.
-        eps: the threat's, which is marked.
-
-    Returns:
-        "lines" (name, points, whether it ships), "band", "rows" and "columns" (place, label),
-        "mark" (place, label), and "summary", all of it in words.
+    Attributes:
+        x, y: the values at left and right, at bottom and top.
     """
-    most = curve["eps"][-1] or 1.0
-    grid = [_across(at / most) for at in curve["eps"]]
 
-    def points(shares: Sequence[float]) -> list[str]:
-        return [f"{x:.1f},{_down(share):.1f}" for x, share in zip(grid, shares, strict=True)]
+    x: tuple[float, float]
+    y: tuple[float, float]
+    width: int = 440
+    height: int = 290
+    left: int = 52
+    right: int = 428
+    top: int = 12
+    bottom: int = 232
 
-    engines = curve["engines"]
-    band = engines[ships]
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": _LEFT,
-        "right": WIDTH - _RIGHT,
-        "top": _TOP,
-        "bottom": HEIGHT - _BOTTOM,
-        "lines": [
-            {"name": name, "points": " ".join(points(engine["accuracy"])), "ships": name == ships}
-            for name, engine in engines.items()
-        ],
-        "band": " ".join([*points(band["high"]), *reversed(points(band["low"]))]),
-        "rows": [(f"{_down(share):.1f}", f"{100 * share:.0f} %") for share in _QUARTERS],
-        "columns": [(f"{_across(part):.1f}", f"{part * most:.3g}") for part in _QUARTERS],
-        "mark": (f"{_across(eps / most):.1f}", radius(eps)),
-        "summary": _summary(curve, ships),
-    }
+    def across(self, value: float) -> float:
+        """Where a value lies from the left."""
+        low, high = self.x
+        return self.left + (value - low) / (high - low) * (self.right - self.left)
+
+    def down(self, value: float) -> float:
+        """Where a value lies from the top."""
+        low, high = self.y
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
 
 
-def _summary(curve: dict[str, Any], ships: str) -> str:
-    """The curve of the engine that ships at five places."""
-    shares = curve["engines"][ships]["accuracy"]
-    places = [round(part * (len(shares) - 1)) for part in _QUARTERS]
-    said = ", ".join(f"{100 * shares[i]:.0f} % at {curve['eps'][i]:.3g}" for i in places)
-    return f"robust accuracy of {ships} against eps: {said}"
+@dataclass(frozen=True)
+class Mark:
+    """A place on an axis, in units of the canvas, and what is written there."""
+
+    at: float
+    label: str
 
 
-def _across(part: float) -> float:
-    return _LEFT + part * (WIDTH - _LEFT - _RIGHT)
+def series(engines: Iterable[str], ships: str) -> dict[str, int]:
+    """The look of each engine by its number: 0 for the one that ships, then in their order."""
+    others = [name for name in engines if name != ships]
+    return {ships: 0} | {name: 1 + i % (len(SHAPES) - 1) for i, name in enumerate(others)}
 
 
-def _down(share: float) -> float:
-    return _TOP + (1 - share) * (HEIGHT - _TOP - _BOTTOM)
+def steps(most: float, count: int = 5) -> list[float]:
+    """Round numbers from 0 to the first that is not below `most`, about `count` of them."""
+    rough = most / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(round_one * power for round_one in (1, 2, 2.5, 5, 10) if round_one * power >= rough)
+    return [step * i for i in range(math.ceil(most / step - 1e-9) + 1)]

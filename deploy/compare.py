@@ -11,6 +11,7 @@ from deploy.gate_pairs import differences
 from deploy.outcome import percent
 from deploy.pages import render
 from deploy.plot import curves, scatter
+from deploy.report import check_schema
 from deploy.verdicts import Verdicts
 from deploy.words import flat, interval, size
 
@@ -42,9 +43,7 @@ def compare_runs(a: Side, b: Side) -> dict[str, Any]:
         DeployError: 65, a report is older or lacks something; 78, they have no engine in common.
     """
     for side in (a, b):
-        if side.report.get("schema") != 1:
-            schema = side.report.get("schema")
-            raise DeployError(f"{side.name}: its report has schema {schema!r}, and 1 is known", 65)
+        check_schema(side.report, f"{side.name}: its report")
     try:
         return _compared(a, b)
     except (KeyError, TypeError, AttributeError) as error:

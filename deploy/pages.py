@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from deploy.outcome import percent
-from deploy.words import interval, number, size
+from deploy.words import duration, flat, interval, number, radius, size
 
 _HERE = Path(__file__).parent
 
@@ -36,9 +36,12 @@ def render(template: str, values: dict[str, Any], script: str | None = None) -> 
     )
     environment.filters |= {
         "digest": digest,
-        "percent": percent,
+        "duration": duration,
+        "flat": flat,
         "interval": interval,
         "number": number,
+        "percent": percent,
+        "radius": radius,
         "size": size,
     }
     if script is not None:

@@ -1,77 +1,55 @@
-"""The report of a run: one dictionary, shown as a page, as Markdown and on a terminal.
+"""The report of a run: one dictionary, shown as Markdown and on a terminal; see `report_page`.
 
 Every number in the report belongs to a file that ships. Shares are fractions in [0, 1]; intervals
-are 95 % Clopper-Pearson. The page is one file without scripts, and its content security policy
-lets it load nothing: names of models and layers come from users.
+are 95 % Clopper-Pearson.
 """
 
-import base64
-import hashlib
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy.chart import security
 from deploy.errors import DeployError
 from deploy.outcome import code, percent
-from deploy.words import count, duration, flat, interval, number, radius, size
+from deploy.words import count, interval, number, size
 
+SCHEMA = 2
 _PARTS = ("title", "verdict", "command", "recipe", "environment", "stages", "sparsity", "engines")
-_PARTS += ("transfer", "curve", "parity", "health", "threat", "images", "notes")
+_PARTS += ("transfer", "curve", "parity", "health", "threat", "images", "gallery")
+_PARTS += ("caveats", "notes")
 _COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
-
-
-def render_html(report: dict[str, Any]) -> str:
-    """A self-contained page: no scripts, no requests, light and dark, screen and print.
-
-    Raises:
-        DeployError: 65, the report lacks something or has another schema.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "interval": interval,
-        "size": size,
-        "duration": duration,
-        "number": number,
-        "flat": flat,
-        "radius": radius,
-        "digest": _digest,
-    }
-    _checked(report)
-    layers = report["sparsity"]["layers"]
-    extra = {
-        "removed": removed(report),
-        "ships": ships(report),
-        "attacks": _attacks(report),
-        "structure": report.get("structure"),
-        "security": security(report["curve"], ships(report)["name"], report["threat"]["eps"]),
-        "smaller": smaller(report),
-        "widest": max((layer["kept"] / layer["total"] for layer in layers), default=0.0),
-    }
-    try:
-        return environment.get_template("report.html.j2").render(report | extra)
-    except UndefinedError as error:
-        raise DeployError(f"report: {error.message}; run the pipeline again", 65) from error
+MEANING = {
+    "PASS": "the {} file may ship",
+    "FAIL": "the {} file must not ship",
+    "INCONCLUSIVE": "whether the {} file may ship is not decided",
+}
 
 
 def render_markdown(report: dict[str, Any]) -> str:
-    """A summary for a pull request or a README.
+    """A summary for a pull request or a README, and how to have the run again.
 
     Raises:
         DeployError: 65, the report lacks something or has another schema.
     """
-    _checked(report)
+    measured = measured_markdown(report)
+    environment = report["environment"].items()
+    made_with = [f"{_plain(key)} {code(str(value))}" for key, value in environment]
+    return (
+        f"{measured}\nReproduce with {code(report['command'])}, from where it was "
+        f"started, in the same bits with {', '.join(made_with)}.\n"
+    )
+
+
+def measured_markdown(report: dict[str, Any]) -> str:
+    """The summary alone: nothing of it is about the machine that made it.
+
+    Raises:
+        DeployError: 65, the report lacks something or has another schema.
+    """
+    checked(report)
     engines = report["engines"]
     lines = [f"# {_plain(report['title'])}", "", f"**{report['verdict']['status']}**", ""]
     lines += [f"- {_plain(line)}" for line in report["verdict"]["lines"]]
@@ -85,8 +63,8 @@ def render_markdown(report: dict[str, Any]) -> str:
         ["robust accuracy under", *(code(engine["name"]) for engine in engines)],
         [[code(row[0]), *row[1:]] for row in _attack_rows(report)],
     )
-    lines += ["", f"{number(report['images'])} images. Reproduce with {code(report['command'])}."]
-    lines += ["", *(f"- {_plain(note)}" for note in report["notes"])]
+    lines += ["", f"{number(report['images'])} images; {health_in_words(report)}."]
+    lines += ["", *(f"- {_plain(note)}" for note in [*report["caveats"], *report["notes"]])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -96,7 +74,7 @@ def terminal(report: dict[str, Any], console: Console) -> None:
     Raises:
         DeployError: 65, the report lacks something or has another schema.
     """
-    _checked(report)
+    checked(report)
     console.print(Text(report["title"], style="bold"))
     console.print(Text(" · ".join([removed(report), *smaller(report)]), style="dim"))
     columns = ["engine", "size", "download", "clean", "worst [95 % CI]", "p50 ms", "img/s"]
@@ -105,7 +83,7 @@ def terminal(report: dict[str, Any], console: Console) -> None:
     console.print(_table(["robust under", *names], _attack_rows(report)))
     verdict = report["verdict"]
     console.print(Text(verdict["status"], style=f"bold {_COLOURS[verdict['status']]}"))
-    for line in (*verdict["lines"], *report["notes"]):
+    for line in (*verdict["lines"], *report["caveats"], *report["notes"]):
         console.print(Text(f"  {line}"))
 
 
@@ -142,19 +120,27 @@ def ships(report: dict[str, Any]) -> dict[str, Any]:
     return next((engine for engine in engines if engine["precision"] == "int8"), engines[0])
 
 
-def _checked(report: dict[str, Any]) -> None:
-    if report.get("schema") != 1:
-        raise DeployError(f"report: schema is {report.get('schema')!r}, and 1 is known", 65)
+def health_in_words(report: dict[str, Any]) -> str:
+    """How many checks of the evaluation found what: "24 of 25 checks of the evaluation OK"."""
+    counts = Counter(check["status"] for check in report["health"])
+    odd = [f", {counts[status]} {status}" for status in ("SUSPECT", "INVALID") if counts[status]]
+    return f"{counts['OK']} of {counts.total()} checks of the evaluation OK{''.join(odd)}"
+
+
+def check_schema(report: Mapping[str, Any], whose: str = "report") -> None:
+    """Raises DeployError 65 where a report was made by another release."""
+    if (found := report.get("schema")) != SCHEMA:
+        said = f"schema is {found!r}, and {SCHEMA} is known"
+        raise DeployError(f"{whose}: {said}; run the pipeline again", 65)
+
+
+def checked(report: dict[str, Any]) -> None:
+    """Raises DeployError 65 where a report lacks a part or was made by another release."""
+    check_schema(report)
     if missing := [part for part in _PARTS if part not in report]:
         raise DeployError(f"report: {', '.join(missing)} missing; run the pipeline again", 65)
     if not report["engines"]:
         raise DeployError("report: there are no engines; run the pipeline again", 65)
-
-
-def _digest(text: str) -> str:
-    """The source expression that lets a page's policy accept exactly this inline style."""
-    hashed = base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
-    return f"'sha256-{hashed}'"
 
 
 def _short(share: float) -> str:
@@ -176,7 +162,7 @@ def _engine_rows(report: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _attacks(report: dict[str, Any]) -> list[str]:
+def attacks_of(report: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for engine in report["engines"] for name in engine["attacks"]))
 
 
@@ -193,7 +179,7 @@ def _attack_rows(report: dict[str, Any]) -> list[list[str]]:
                 for engine in engines
             ),
         ]
-        for name in _attacks(report)
+        for name in attacks_of(report)
     ]
 
 

@@ -29,6 +29,7 @@ from deploy.candidates import (
     unkept,
 )
 from deploy.curves import along, distances, security_curve
+from deploy.gallery import Gallery, choose
 from deploy.health import Check, Evidence, check_health
 from deploy.recording import Recording, digest_of_integers
 from deploy.replay import Engine, Targets, takes_bytes
@@ -50,6 +51,7 @@ class Verification:
         parity: by engine, its agreement with its twin.
         health: whether the evaluation itself can be believed.
         recording: the first images, each with the candidate that fooled most engines.
+        gallery: images that say most about 8 bits, where there are a float engine and one of those.
     """
 
     indices: list[int]
@@ -60,6 +62,7 @@ class Verification:
     parity: dict[str, dict[str, float]]
     health: list[Check]
     recording: Recording
+    gallery: Gallery | None
 
     @property
     def invalid(self) -> list[Check]:
@@ -153,6 +156,7 @@ def judge(
         parity={name: _parity(targets, logits, name) for name in engines},
         health=check_health(targets, evidence),
         recording=_record(targets, candidates, survivors),
+        gallery=choose(targets, candidates, logits, worst),
     )
 
 

@@ -129,11 +129,17 @@ app.add_typer(bundle, name="bundle")
 
 
 @app.command()
-def report(run: Run = LATEST, as_json: Json = False) -> int:
+def report(
+    run: Run = LATEST,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open the page in this system's browser, too.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """Print the report of a run and say where its page is."""
     from pipeline.commands.results import report
 
-    return report(run, as_json)
+    return report(run, show, as_json)
 
 
 app.command()(board)

@@ -15,6 +15,7 @@ from pipeline.lines import ProgressLog
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
+from pipeline.provenance import provenance
 from pipeline.recipe import Recipe, Training
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
@@ -62,6 +63,7 @@ def execute(
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
     log, tracking = ProgressLog(runs / name), tracking or Tracking((), screen.line)
+    made_with = provenance()
     guard = runs / f".{name}.lock"
     with (
         needed_folder(runs),
@@ -79,10 +81,11 @@ def execute(
 
                     def context(out: Path, view=view, told=told, watched=watched) -> Context:
                         watch = Watch(out, view, stop, checkpoint_steps, told)
-                        return Context(recipe, artifacts, out, watched(watch))
+                        return Context(recipe, artifacts, out, watched(watch), runs / name)
 
                     with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
-                        found = store.build(stage, artifacts, context, environment(device))
+                        card = environment(device) | made_with
+                        found = store.build(stage, artifacts, context, card)
                 ran.append(stage.name)
             else:
                 found.check()  # a verdict on files that were changed since would be a lie

@@ -144,12 +144,16 @@ def _is_inside(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is given: the recipe, the artefacts it needs, an empty folder to fill."""
+    """What a stage is given: the recipe, the artefacts it needs, an empty folder to fill.
+
+    `run` is the folder in which the finished run will be found.
+    """
 
     recipe: "Recipe"
     inputs: Mapping[str, Artifact]
     out: Path
     observer: "Observer"
+    run: Path = Path("runs", "latest")
 
     def __getitem__(self, stage: str) -> Artifact:
         return self.inputs[stage]

@@ -10,6 +10,7 @@ from tiny_run import Tiny
 from verdict_files import example
 
 from deploy.board_rows import measured
+from deploy.report import SCHEMA
 from deploy.sealed import seal, unseal
 from deploy.statistics import share
 from deploy.verdicts import Verdicts
@@ -74,7 +75,7 @@ def report(
     line = {"accuracy": [1 - step / 10 for step in range(11)]}
     line |= {key: line["accuracy"] for key in ("low", "high")}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "title": f"{settings['method']} · seed {settings['seed']}",
         "verdict": {"status": "PASS", "lines": ["held"]},
         "recipe": settings,

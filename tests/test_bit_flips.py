@@ -50,6 +50,7 @@ OF_A_RUN = (
     "verify/verification.json",
     "verify/measurements.json",
     "verify/recording.npz",
+    "verify/gallery.npz",
     "verify/verdicts.fp32.json",
     "verify/verdicts.int8.json",
     "gate/gate.json",

@@ -34,10 +34,10 @@ def report(**changes: Any) -> dict[str, Any]:
         "latency": {"p50_ms": 0.07, "throughput": 38_000.0},
     }
     made: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "title": "harp · 99 % removed · digits_resnet · folder:/home/me/faces · cpu · seed 0",
         "verdict": {"status": "PASS", "lines": ["drop 0.1 pp"]},
-        "command": "advprune run --recipe recipe.toml",
+        "command": "advprune run --recipe /home/me/runs/faces/recipe.toml --runs /home/me/runs",
         "recipe": {
             "data": "folder:/home/me/faces",
             "model": "digits_resnet",
@@ -62,7 +62,9 @@ def report(**changes: Any) -> dict[str, Any]:
         ],
         "threat": {"norm": "linf", "eps": 8 / 255, "low": 0.0, "high": 1.0},
         "images": 359,
-        "notes": ["toy data"],
+        "gallery": {},
+        "caveats": ["toy data"],
+        "notes": [],
     }
     return made | changes
 

@@ -87,16 +87,16 @@ def test_the_report_shows_what_became_of_it(harp: dict[str, Path]) -> None:
         assert latent[network]["white"]["vulnerability"] > 0
     assert [engine["name"] for engine in content["engines"]] == ["fp32", "int8"]
     assert "75 % of channels removed" in content["title"]
-    assert not any("zeros scattered" in note for note in content["notes"])
+    assert not any("zeros scattered" in note for note in content["caveats"])
     page = (harp["report"] / "report.html").read_text()
-    assert "<h2>Structure</h2>" in page
+    assert '<h2 id="structure">' in page
     assert "as fast as dense fp32" in page
 
 
 def test_scattered_zeros_have_no_structure_to_show(tiny: Tiny) -> None:
     assert not (tiny.artefact("finetune") / "structure.json").exists()
     assert tiny.report["structure"] is None
-    assert any("zeros scattered" in note for note in tiny.report["notes"])
+    assert any("zeros scattered" in note for note in tiny.report["caveats"])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from advprune.data.augmentation import augment
 from advprune.data.imageset import ImageSet, Loaded, Split, as_float
 from advprune.data.registry import fingerprint, load, names
 from advprune.data.source import Reading
-from advprune.data.storage import read, save
+from advprune.data.storage import class_names, read, save
 
 __all__ = [
     "ImageSet",
@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "as_float",
     "augment",
+    "class_names",
     "fingerprint",
     "load",
     "names",

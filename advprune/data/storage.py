@@ -78,6 +78,15 @@ def read(folder: Path) -> ImageSet:
     return ImageSet(words["name"], classes, **parts, augment=words["augment"], digest=found)
 
 
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The names alone of an image set that `save` wrote, in order.
+
+    Raises:
+        BadData: as `read`.
+    """
+    return tuple(_read_words(folder / _WORDS)["classes"])
+
+
 def _read_words(path: Path) -> dict:
     try:
         words = json.loads(path.read_text())

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from deploy.outcome import code
-from deploy.report import render_markdown
+from deploy.report import measured_markdown
 from deploy.words import flat, radius
 
 _ORDER = ("INVALID", "SUSPECT")
@@ -42,7 +42,7 @@ def render_card(name: str, release: int, report: Mapping[str, Any]) -> str:
         DeployError: 65, the report lacks something or has another schema.
     """
     threat, recipe = report["threat"], report["recipe"]
-    _, _, measured = render_markdown(dict(report)).partition("\n")
+    _, _, measured = measured_markdown(dict(report)).partition("\n")
     settings = {"data": data_name(report)} | {k: recipe[k] for k in _TOLD if recipe.get(k)}
     lines = [
         f"# {code(name)}, release {release}",

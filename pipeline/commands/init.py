@@ -15,11 +15,11 @@ from advprune.data import ImageSet, Split
 from advprune.data.folder import PREFIX
 from advprune.errors import CannotCreate, Refused, printable
 from advprune.files import write
+from pipeline.beginning import begin
 from pipeline.commands.data_check import watched
 from pipeline.data_check import Check, as_data, check
 from pipeline.project import BASELINE, CI, IGNORED, RECIPE, files, ignoring, names, seen_from
 from pipeline.resolve import resolve
-from pipeline.stages.training import fresh
 from pipeline.wording import unknown
 
 
@@ -53,7 +53,7 @@ def init(
         raise checked.refusals[0]
     settings = {**checked.advice.settings, **choices, **named}
     recipe, _ = resolve(settings, environment={})
-    fresh(recipe, stand_in(checked))
+    begin(recipe, stand_in(checked))
     made = files(recipe, settings, ci)
     ignored = folder / IGNORED
     old = ignored.read_bytes() if ignored.is_file() else b""

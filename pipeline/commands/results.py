@@ -2,12 +2,13 @@
 
 import json
 import sys
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from advprune.errors import BadData
+from advprune.errors import BadData, Unavailable
 from deploy.report import terminal
 from pipeline.devices import fix_arithmetic
 from pipeline.recipe import Recipe
@@ -16,14 +17,19 @@ from pipeline.store import open_run
 from pipeline.watch import Silent
 
 
-def report(run: Path, as_json: bool) -> int:
+def report(run: Path, show: bool, as_json: bool) -> int:
     artifact = open_run(run)["report"]
     content = json.loads(artifact.read("report.json"))
     if as_json:
         sys.stdout.write(json.dumps(content) + "\n")
-        return 0
-    terminal(content, Console())
-    sys.stdout.write(f"{run}/report.html\n")
+    else:
+        terminal(content, Console())
+        sys.stdout.write(f"{run}/report.html\n")
+    if show and not webbrowser.open(artifact.file("report.html").resolve().as_uri()):
+        raise Unavailable(
+            f"{run}/report.html: found no browser to open it; copy this one file to where there is "
+            "one, or name yours in BROWSER"
+        )
     return 0
 
 

@@ -1,12 +1,18 @@
 """Stage 9: what came out, in one JSON document, one page and one Markdown file."""
 
 import json
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from advprune.data import class_names
 from advprune.files import write
 from advprune.masks import counts, load_masks, sparsity_of
-from deploy.report import render_html, render_markdown
+from advprune.models.checkpoint import load
+from deploy.recording import arrays_of
+from deploy.report import SCHEMA, render_markdown
+from deploy.report_page import render_html
 from deploy.statistics import share
 from deploy.verdicts import read, verdict_file
 from pipeline.files import write_json
@@ -14,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, Metrics, Stage
 from pipeline.stages.data import SKIPPED
 from pipeline.stages.finetune import STRUCTURE
-from pipeline.stages.verify import DENSE, FINDINGS, MEASUREMENTS
+from pipeline.stages.verify import DENSE, FINDINGS, GALLERY, MEASUREMENTS
 
 _NEEDS = (
     "data",
@@ -42,17 +48,23 @@ _DENSE = (
 
 def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
-        report = assemble(context.recipe, context.inputs)
+        report = assemble(context.recipe, context.inputs, context.run)
+        images = arrays_of(context["verify"].file(GALLERY))
+        page = render_html(report, images["clean"], images["adversarial"])
         write_json(context.out / "report.json", report)
-        write(context.out / "report.html", render_html(report).encode())
+        write(context.out / "report.html", page.encode())
         write(context.out / "report.md", render_markdown(report).encode())
         return {}
 
-    return Stage("report", _NEEDS, {"recipe": recipe.model_dump(mode="json")}, run)
+    return Stage("report", _NEEDS, {"recipe": recipe.model_dump(mode="json")}, run, version=2)
 
 
-def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
-    """The report: every number measured on a file that ships, each with where it came from."""
+def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact], run: Path) -> dict[str, Any]:
+    """The report: every number measured on a file that ships, each with where it came from.
+
+    Args:
+        run: the folder in which the finished run will be found.
+    """
     results = {
         key: value
         for file in (FINDINGS, MEASUREMENTS)
@@ -60,17 +72,24 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
     }
     gate = json.loads(artifacts["gate"].read("gate.json"))
     masks = load_masks(artifacts["prune"].file("masks.safetensors"))
-    layers = [{"name": n, "kept": kept, "total": size} for n, (kept, size) in counts(masks).items()]
+    found = counts(masks)
+    layers = [
+        {"name": name, "kept": found[name][0], "total": found[name][1]}
+        # In the order of the network: files of weights have none.
+        for name in load(artifacts["prune"].check()).state_dict()
+        if name in found
+    ]
     engines = [_engine(name, artifacts["verify"], results) for name in results["sizes"]]
     exported, quantised = artifacts["export"].metrics, artifacts["quantize"].metrics
     shrinks = recipe.pruning_method().shrinks
+    environment = artifacts["verify"].manifest["environment"]
     return {
-        "schema": 1,
-        "title": recipe.title(artifacts["verify"].manifest["environment"]["device"]),
+        "schema": SCHEMA,
+        "title": recipe.title(environment["device"]),
         "verdict": {"status": gate["status"], "lines": gate["lines"]},
-        "command": "advprune run --recipe recipe.toml",
+        "command": _command(run),
         "recipe": recipe.model_dump(mode="json"),
-        "environment": artifacts["verify"].manifest["environment"],
+        "environment": environment,
         "stages": [_stage(name, artifacts[name]) for name in _NEEDS],
         "sparsity": {
             "asked": artifacts["prune"].metrics["asked"],
@@ -94,18 +113,56 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any
                 for name, curve in results["curve"]["engines"].items()
             },
         },
-        "notes": [
+        "gallery": _named(results["gallery"], class_names(artifacts["data"].check())),
+        "caveats": [
             *([_TOY] if recipe.data == "digits" else []),
             *([_DENSE] if sparsity_of(masks) > 0 and not shrinks else []),
             *([_SEEN] if recipe.verify.split == "train" else []),
             *filter(None, [str(artifacts["standard"].metrics.get("began", ""))]),
             *notes_on_data(recipe, artifacts["data"].metrics),
-            _QUANTISATION[str(quantised["quantisation"])],
             *filter(None, [str(quantised["calibration_doubts"])]),
+        ],
+        "notes": [
+            _QUANTISATION[str(quantised["quantisation"])],
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
+            *_made_otherwise(artifacts),
         ],
     }
+
+
+def _command(run: Path) -> str:
+    """What to type, from where the run was started, to have it again."""
+    words = ["advprune", "run", "--recipe", str(run / "recipe.toml")]
+    return shlex.join(words + ([] if run.parent == Path("runs") else ["--runs", str(run.parent)]))
+
+
+def _made_otherwise(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """The stages that other code or another machine made than the one that measured."""
+    here = artifacts["verify"].manifest["environment"]
+    made: dict[str, list[str]] = {}
+    for name in _NEEDS:
+        there = artifacts[name].manifest["environment"]
+        for key in sorted(here.keys() | there.keys()):
+            if here.get(key) != there.get(key):
+                made.setdefault(f"{key} {there.get(key, 'not known')}", []).append(name)
+    together: dict[str, list[str]] = {}
+    for what, stages in made.items():
+        together.setdefault(", ".join(stages), []).append(what)
+    return [f"made with {', '.join(what)}: {stages}" for stages, what in together.items()]
+
+
+def _named(gallery: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the gallery says, with classes by their names."""
+    items = [
+        {
+            **item,
+            "label": classes[item["label"]],
+            **{kind: [classes[i] for i in item[kind]] for kind in ("clean", "attacked")},
+        }
+        for item in gallery["items"]
+    ]
+    return {**gallery, "items": items}
 
 
 def notes_on_data(recipe: Recipe, loaded: Metrics) -> list[str]:

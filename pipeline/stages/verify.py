@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advprune.data import as_float
+from advprune.files import write as write_bytes
 from advprune.spans import span
 from advprune.twin import differentiable
 from deploy.bench import interleaved, sizes
@@ -43,6 +44,7 @@ CALLS = 300
 FINDINGS = "verification.json"
 MEASUREMENTS = "measurements.json"
 RECORDING = "recording.npz"
+GALLERY = "gallery.npz"
 
 
 def stage(recipe: Recipe) -> Stage:
@@ -71,7 +73,7 @@ def stage(recipe: Recipe) -> Stage:
         "settings": {key: v for key, v in asdict(settings).items() if key != "batch_size"},
         "threat": recipe.threat().to_dict(),
     }
-    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=5)
+    return Stage("verify", ("data", *TWINS.values(), "export"), config, run, version=6)
 
 
 def attack(context: Context, settings: Settings) -> Verification:
@@ -99,7 +101,7 @@ def record(
     Args:
         costs: by engine, what `Verdicts.measured` holds, where it was measured.
     """
-    exported = context["export"]
+    exported, gallery = context["export"], verification.gallery
     for name, file in engines_of(exported.path).items():
         artefact = {
             "file": file.name,
@@ -118,9 +120,12 @@ def record(
         "curve": verification.curve,
         "parity": verification.parity,
         "health": [vars(check) for check in verification.health],
+        "gallery": gallery and gallery.said,
     }
     write_json(folder / FINDINGS, findings)
     save(folder / RECORDING, verification.recording)
+    if gallery is not None:
+        write_bytes(folder / GALLERY, gallery.file())
 
 
 def _health(verification: Verification) -> dict[str, Any]:

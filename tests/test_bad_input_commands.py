@@ -79,7 +79,8 @@ COMMANDS = [
     Bad("data check none", 66, ("there is no folder",)),
     Bad("data check digits --image-size 2", 2, ("--image-size 2",)),
     Bad("data --nope", 2, ("No such option",)),
-    Bad("models extra", 2, ("unexpected extra argument",)),
+    Bad("models resnet18 extra", 2, ("unexpected extra argument",)),
+    Bad("models extra", 2, ("'extra'", "not known")),
     Bad("models --nope", 2, ("No such option",)),
 ]
 

@@ -62,7 +62,7 @@ def test_autoattack_counts_where_it_was_run() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("schema", 0, "schema 0"),
+        ("schema", 0, "schema is 0"),
         ("engines", [], "lacks 'int8'"),
         ("recipe", {"method": "harp"}, "lacks 'verify'"),
         ("recipe", "harp", "is off"),
@@ -309,7 +309,7 @@ def test_the_command_makes_the_board_of_what_is_finished(runs: Path, tiny: Tiny)
             ("damaged", "not a manifest"),
             ("half", "it has no report"),
             ("my notes", "not a finished run"),
-            ("old", "schema 0"),
+            ("old", "schema is 0"),
         ],
         strict=True,
     ):

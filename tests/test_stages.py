@@ -52,6 +52,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "split_seed": (1, ("data",)),
     "model": ("resnet20", ("standard",)),
     "weights": (None, ("standard",)),  # a file, see test_weights.py
+    "freeze": (("stem",), ("standard", "quantize")),  # which is no longer trained
     "normalize": ("none", ("standard",)),
     "objective": ("trades", ROBUST),
     "norm": ("l2", (*ROBUST, "verify")),

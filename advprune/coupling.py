@@ -48,9 +48,10 @@ def couple(net: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
     found = examine(net, shape).groups
     if not found:
         order = list(widths(net))
+        fewer = ", or freeze fewer layers" if any(map(is_frozen, net.modules())) else ""
         raise Incompatible(
             f"channels: no layer of this network, from {order[0]} to {order[-1]}, has channels "
-            "that can be removed; use --granularity weight or 2:4"
+            f"that can be removed; use --granularity weight or 2:4{fewer}"
         )
     return found
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from toy import Memory, make_net, make_task
 
 from advprune.coupling import examine
-from advprune.errors import BadData
+from advprune.errors import BadData, Incompatible
 from advprune.masking import bake, hold
-from advprune.masks import sparsity_of
+from advprune.masks import kept_count, sparsity_of
 from advprune.method import PruningMethod
 from advprune.models import prunable
 from advprune.models.freezing import freeze
@@ -82,6 +82,23 @@ def test_no_channel_goes_that_a_frozen_layer_makes_or_reads(names: tuple[str, ..
     assert {group.name for group in bound.groups} == left
     for group in touching:
         assert bound.kept[group.makers[0].layer] == "a frozen layer makes or reads them"
+
+
+@pytest.mark.parametrize("method", VARIANTS.values(), ids=VARIANTS)
+def test_a_network_of_which_only_the_head_is_left_is_pruned_there_or_refused(
+    method: PruningMethod,
+) -> None:
+    net = frozen_net(("network.conv1", "network.conv2", "network.conv3"))
+    dense = type(method).__name__ in ("Gap", "Gradient") or getattr(method, "head", "") == "dense"
+    if method.shrinks:
+        with pytest.raises(Incompatible, match="or freeze fewer layers"):
+            search(method, net)
+    elif dense and getattr(method, "granularity", "weight") == "weight":
+        with pytest.raises(BadData, match="keeps every layer of this network"):
+            search(method, net)
+    else:
+        (mask,) = search(method, net).values()
+        assert int(mask.sum()) == kept_count(mask.numel(), method.sparsity)
 
 
 def test_without_the_mark_the_same_search_moves_them() -> None:

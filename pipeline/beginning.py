@@ -1,5 +1,6 @@
 """The network that a run begins with: random weights, or those of a file."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
         check_model(weights, recipe.model)
         known["weights"] = weights.sha256
     if recipe.freeze:
-        check_patterns(any_size(recipe.model), recipe.freeze)
+        with suppress(Incompatible):  # made for other images alone: `begin` will tell
+            check_patterns(any_size(recipe.model), recipe.freeze)
         known["freeze"] = list(recipe.freeze)
     return known
 

@@ -11,12 +11,14 @@ from stage_runs import SMALL, Runner
 from test_stages import configs
 from torch import Tensor, nn
 
+from advprune.data import load as load_images
 from advprune.errors import BadData, Refused
 from advprune.models import Architecture, build, prunable, weighted
 from advprune.models.checkpoint import load, load_architecture
 from advprune.models.freezing import freeze, layers_to_freeze
 from advprune.stats import layer_macs
 from export import graph
+from pipeline.beginning import begin, identity
 
 pytest_plugins = ["bad_input_fixtures"]
 
@@ -196,6 +198,25 @@ def test_a_pattern_is_refused_before_images_are_read(tmp_path: Path) -> None:
     refused("plan", "--freeze", "linaer", *words(tmp_path), code=2, says=says)
     says = ("--freeze *: freezes all ",)
     refused("plan", "--freeze", "*", *words(tmp_path), code=2, says=says)
+
+
+def test_a_network_for_these_images_alone_is_looked_at_when_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grey_only.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes, in_channels):\n"
+        "    assert in_channels == 1\n"
+        "    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    images = load_images("digits", data_dir=Path(), limit_train=1024, limit_test=30)
+    recipe = SMALL.model_copy(update={"model": "grey_only:make", "freeze": ("stem",)})
+    assert identity(recipe)["freeze"] == ["stem"]
+    assert begin(recipe, images).architecture.frozen == ("network.0",)
+    with pytest.raises(Refused, match="freezes all 2 layers"):
+        begin(recipe.model_copy(update={"freeze": ("*",)}), images)
 
 
 def test_training_through_8_bits_is_declined() -> None:

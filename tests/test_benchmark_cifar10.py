@@ -22,7 +22,7 @@ from advprune.twin import differentiable
 from advprune.types import Threat
 from export.to_onnx import to_onnx
 from pipeline.checkpoints import Checkpoints
-from pipeline.resolve import resolve
+from pipeline.resolve import flatten, resolve
 from pipeline.watch import Silent
 
 parcel = script("cifar10/parcel")
@@ -145,7 +145,7 @@ def test_the_planes_of_any_bytes_go_back(length: int) -> None:
 def test_every_row_is_a_recipe(name: str, rehearse: bool) -> None:
     layers = [ROWS["common"], ROWS["rows"][name]["settings"]]
     layers += [ROWS["rehearsal"]] if rehearse else []
-    settings = {key: value for layer in layers for key, value in row.flat(layer).items()}
+    settings = {key: value for layer in layers for key, value in flatten(layer).items()}
     recipe, _ = resolve({**settings, "data": "folder:x"}, environment={})
     assert recipe.eps == 8 / 255 and recipe.quantize.how == "auto"
     if not rehearse:

@@ -27,7 +27,7 @@ from advprune.errors import Refused
 from advprune.files import write
 from advprune.repro import environment
 from pipeline.devices import resolve_device
-from pipeline.resolve import resolve
+from pipeline.resolve import flatten, resolve
 from pipeline.run import Outcome, execute
 from pipeline.screen import Screen
 from pipeline.stages.export import engines_of
@@ -88,7 +88,7 @@ def piece(
     """Work on a row until it is complete, True, or until the time is over, False."""
     row, started = rows["rows"][name], time.monotonic()
     layers = [rows["common"], row["settings"], *([rows["rehearsal"]] if rehearse else [])]
-    settings = {key: value for layer in layers for key, value in flat(layer).items()}
+    settings = {key: value for layer in layers for key, value in flatten(layer).items()}
     recipe, sources = resolve({**settings, "data": data, "seed": seed}, environment={})
     label = f"{name}-seed{seed}{'-rehearsal' if rehearse else ''}"
     log = runs / "rows" / f"{label}.jsonl"
@@ -148,17 +148,6 @@ def piece(
     out.mkdir(parents=True, exist_ok=True)
     write(out / f"{label}.json", json.dumps(result, indent=1).encode() + b"\n")
     return True
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables within tables as dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
 
 
 def _of_pipeline(outcome: Outcome) -> dict[str, Any]:

@@ -13,7 +13,10 @@ advprune=${ADVPRUNE:-advprune}
 # What of the network can be pruned, before anything is trained.
 $advprune models own_network:plates --image-size "$side" --classes "$classes"
 
-# Are the images as they must be, can this network read them, and how long will it take?
+# Are the images as they must be, and enough of them?
+$advprune data check "$images" --image-size "$side"
+
+# Can this network read them, and how long will it take?
 $advprune plan --model own_network:plates --data "folder:$images" --image-size "$side" "$@"
 
 # All stages, to the verdict. 10 or 11 say that it did not pass, and the report says why.

@@ -7,7 +7,8 @@ finds these groups; what it says is tried out before it is believed, since it ta
 that it does not know for an element-wise one.
 
 What cannot be cut has no group: colours of the input, the logits, channels that a layer norm or a
-softmax mixes, layers with grouped convolutions that are not depthwise.
+softmax mixes, layers with grouped convolutions that are not depthwise, what frozen layers make or
+read.
 """
 
 import copy
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from advprune.channels import ChannelGroup, Slot, remove
 from advprune.errors import Incompatible
-from advprune.models import logits_layer, prunable
+from advprune.models import logits_layer, weighted
+from advprune.models.freezing import is_frozen
 from advprune.surgery import depthwise, sizeable, widths
 
 _TIED = "they are added to the logits"
 _UNSEEN = "the trace does not see it: called as a function, or not at all"
 _UNREAD = "no convolution and no linear layer reads them"
 _UNEVEN = "they are flattened or reshaped unevenly on their way"
+_FROZEN = "a frozen layer makes or reads them"
 _MIXED = "a trial cut changed the logits: what follows mixes or reshapes them"
 _TRIAL_GAP = 1e-4  # of the largest logit: the cut network adds in another order
 
@@ -45,9 +48,10 @@ def couple(net: nn.Module, shape: tuple[int, int, int]) -> list[ChannelGroup]:
     found = examine(net, shape).groups
     if not found:
         order = list(widths(net))
+        fewer = ", or freeze fewer layers" if any(map(is_frozen, net.modules())) else ""
         raise Incompatible(
             f"channels: no layer of this network, from {order[0]} to {order[-1]}, has channels "
-            "that can be removed; use --granularity weight or 2:4"
+            f"that can be removed; use --granularity weight or 2:4{fewer}"
         )
     return found
 
@@ -100,7 +104,7 @@ def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> Examined:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what it gave up on; the trial will tell
             graph = torch_pruning.DependencyGraph().build_dependency(twin, example, verbose=False)
-            layers = [layer for layer in prunable(twin).values() if layer in graph.module2node]
+            layers = [layer for layer in weighted(twin).values() if layer in graph.module2node]
             for layer in layers:
                 if layer not in met:
                     found = _walk(graph, layer, _longest(twin))
@@ -111,7 +115,7 @@ def _traced(twin: nn.Module, shape: tuple[int, int, int]) -> Examined:
                         groups.append(group)
                     else:
                         kept |= {names[maker]: group for maker in layers if maker in made}
-            kept |= {names[layer]: _UNSEEN for layer in prunable(twin).values() if layer not in met}
+            kept |= {names[layer]: _UNSEEN for layer in weighted(twin).values() if layer not in met}
     # The tracer fails in its own way on each thing that it does not know.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -162,6 +166,8 @@ def _group(found: _Found, root: nn.Module, names: Mapping[nn.Module, str]) -> Ch
     """What was found in our terms; or why single channels cannot be cut."""
     slots: list[Slot] = []
     for (module, axis), positions in found.items():
+        if is_frozen(module):
+            return _FROZEN
         if isinstance(module, nn.Parameter):
             return "they meet a parameter that belongs to no layer"
         if module not in names:

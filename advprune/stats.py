@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from advprune.errors import Incompatible, Refused
-from advprune.models import prunable
+from advprune.models import prunable, weighted
 
 
 def parameter_count(net: nn.Module) -> int:
@@ -77,13 +77,13 @@ def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
 
 
 def layer_macs(net: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Multiply-accumulates of every prunable layer for one image (C, H, W), by its weight's name.
+    """Multiply-accumulates of every `weighted` layer for one image (C, H, W), by its weight's name.
 
     Convolutions and linear layers, zeros included, since dense kernels multiply by them too.
     Biases, norms, activations, pooling and attention products are left out. The network's modes
     are left as they were.
     """
-    layers = prunable(net)
+    layers = weighted(net)
     total = dict.fromkeys(layers, 0)
 
     def counter(name: str) -> Callable[..., None]:

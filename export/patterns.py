@@ -50,8 +50,11 @@ def has_two_in_four(path: Path) -> bool:
     return bool(counts) and all(held == total for held, total in counts)
 
 
-def assert_two_in_four(path: Path) -> dict[str, tuple[int, int]]:
+def assert_two_in_four(path: Path, but: int = 0) -> dict[str, tuple[int, int]]:
     """The counts of a file that has the pattern.
+
+    Args:
+        but: so many weights may lack it, as frozen layers do.
 
     Raises:
         Incompatible: it does not, or no weight in it could.
@@ -62,7 +65,7 @@ def assert_two_in_four(path: Path) -> dict[str, tuple[int, int]]:
             f"{path}: no weight has input channels in fours; 2:4 needs a wider network"
         )
     for name, (held, total) in counts.items():
-        if held < total:
+        if held < total and (but := but - 1) < 0:
             raise Incompatible(
                 f"{path}: {name} has more than two non-zeros in {total - held} of its {total} "
                 "groups of four; prune with --granularity 2:4"

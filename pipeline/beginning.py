@@ -1,7 +1,9 @@
 """The network that a run begins with: random weights, or those of a file."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,7 +12,14 @@ from advprune.errors import Incompatible
 from advprune.masking import prunable_weights
 from advprune.method import PruningMethod, Task
 from advprune.models import Architecture, build, source_digest
-from advprune.models.pretrained import Pretrained, check_model, open_weights, start_from
+from advprune.models.freezing import check_patterns, freeze, layers_to_freeze
+from advprune.models.pretrained import (
+    Pretrained,
+    any_size,
+    check_model,
+    open_weights,
+    start_from,
+)
 from advprune.stats import sparsity_for
 from pipeline.recipe import Recipe
 from pipeline.stage import check_if_recorded
@@ -29,20 +38,24 @@ class Beginning:
     told: str = ""
 
 
-def identity(recipe: Recipe) -> dict[str, str | None]:
+def identity(recipe: Recipe) -> dict[str, Any]:
     """What the first weights depend on beside the images and the seed: contents, not paths.
 
     Raises:
-        Refused, NotFound, Unavailable: there is no such model, or no such file.
+        Refused, NotFound, Unavailable: there is no such model, file, or layer to freeze.
         BadData, Incompatible: the file is not one of weights, or of another network.
     """
-    known: dict[str, str | None] = {"model": recipe.model, "source": source_digest(recipe.model)}
+    known: dict[str, Any] = {"model": recipe.model, "source": source_digest(recipe.model)}
     if recipe.normalize != "data":
         known["normalize"] = recipe.normalize
     if recipe.weights is not None:
         weights = _open(recipe.weights)
         check_model(weights, recipe.model)
         known["weights"] = weights.sha256
+    if recipe.freeze:
+        with suppress(Incompatible):  # made for other images alone: `begin` will tell
+            check_patterns(any_size(recipe.model), recipe.freeze)
+        known["freeze"] = list(recipe.freeze)
     return known
 
 
@@ -60,6 +73,10 @@ def begin(recipe: Recipe, images: ImageSet, sha256: str | None = None) -> Beginn
     architecture = Architecture(recipe.model, len(images.classes), images.shape, mean, std)
     net = build(architecture, seed=recipe.seed)
     told = "" if weights is None else start_from(net, weights)
+    if recipe.freeze:
+        frozen = layers_to_freeze(net, images.shape, recipe.freeze)
+        freeze(net, frozen)
+        architecture = replace(architecture, frozen=frozen)
     method = aimed_at(recipe, net)
     if method.lands:
         task = Task(recipe.robust_objective(recipe.prune), recipe.seed, images.shape)

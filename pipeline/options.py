@@ -55,6 +55,7 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("extra_data", Path, "Folder of more training images, in the same classes."),
     _recipe("model", str, "A name of `advprune models`, or package.module:factory."),
     _recipe("weights", Path, "Begin from these: .safetensors, .pt or .pth of the same model."),
+    _recipe("freeze", list[str], "Layers that keep their weights: glob, or stem; repeatable."),
     _recipe("normalize", str, "By the data's mean and std, imagenet's, or none."),
     _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs or n-fgsm."),
     _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),

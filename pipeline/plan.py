@@ -133,7 +133,7 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     method = recipe.pruning_method()
     # A survey costs what it costs: how much, its file alone knows.
     searching = {} if method.surveys else {"prune": total(recipe.prune) if method.searches else 0.0}
-    rounding = {} if recipe.quantize.how == "ptq" else {"quantize": total(recipe.quantize)}
+    rounding = {} if quantize.how_of(recipe) == "ptq" else {"quantize": total(recipe.quantize)}
     return {
         **rounding,
         "standard": recipe.standard.epochs * an_epoch * clean,

@@ -1,6 +1,5 @@
 """The recipe: every setting of a run, typed, checked, and nothing that is not known."""
 
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,33 +24,8 @@ from advprune.types import Norm, Threat
 from deploy.policies import Terms
 from deploy.suites import Settings, SuiteName, suite
 from pipeline.devices import resolve_precision
+from pipeline.radius import Eps
 from pipeline.wording import first_error, unknown
-
-
-def check_eps(value: Any, norm: Norm = "linf") -> float:
-    """The radius of the attack: a number, or text such as "0.15" or "8/255".
-
-    At most 1 in the maximum norm; of any length in the Euclidean one.
-
-    Raises:
-        ValueError: with the value that was probably meant.
-    """
-    above, slash, below = str(value).partition("/")
-    try:
-        eps = float(above) / float(below if slash else 1)
-    except (ValueError, ZeroDivisionError):
-        eps = math.nan
-    if 0.0 <= eps <= 1.0 or (norm == "l2" and 0.0 <= eps < math.inf):
-        return abs(eps)  # minus zero has a name of its own
-    hint = f"; did you mean {eps:g}/255?" if 1.0 < eps <= 255.0 else ""
-    raise ValueError(f"eps is the radius of the attack, 0 <= eps <= 1, as 0.15 or 8/255{hint}")
-
-
-def _eps(value: Any, info: ValidationInfo) -> float:
-    return check_eps(value, info.data.get("norm", "linf"))
-
-
-Eps = Annotated[float, BeforeValidator(_eps)]
 
 # More than any machine has cores; with a hundred thousand, OpenMP ends the process.
 _MOST_THREADS = 1024
@@ -171,6 +145,7 @@ class Recipe(Section):
     split_seed: int = Field(default=0, ge=0, lt=2**64)
     model: str = "digits_resnet"
     weights: Path | None = None
+    freeze: Names = ()
     normalize: Literal["data", "imagenet", "none"] = "data"
     objective: ObjectiveName = "pgd"
     norm: Norm = "linf"  # before eps, which it bounds

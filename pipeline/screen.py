@@ -11,6 +11,7 @@ from pipeline.view import View
 # Metric -> the words before its value.
 _HEADLINES = {
     "began": "",
+    "frozen": "",
     "quantisation": "",
     "val_clean": "val clean ",
     "val_robust": "val robust ",

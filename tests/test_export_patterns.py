@@ -93,6 +93,7 @@ def test_one_broken_group_is_found_and_named(files: dict[str, Path], form: str, 
         match=r"broken\.onnx: 8\.weight has more than two non-zeros in 1 of its 48 groups of four",
     ):
         assert_two_in_four(path)
+    assert assert_two_in_four(path, but=1) == groups_of_four(path)
 
 
 def test_what_only_random_pruning_made_sparse_is_not_2_to_4(exported: Exported):
@@ -104,6 +105,8 @@ def test_what_only_random_pruning_made_sparse_is_not_2_to_4(exported: Exported):
         assert not has_two_in_four(path)
         with pytest.raises(Incompatible, match=r"5\.conv1\.weight has more than two non-zeros in"):
             assert_two_in_four(path)
+        with pytest.raises(Incompatible, match=r"5\.conv2\.weight has more than two non-zeros in"):
+            assert_two_in_four(path, but=1)
 
 
 # Any weight in any layout, against counting group by group

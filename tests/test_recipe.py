@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from advprune.errors import NotFound, Refused
 from advprune.method import get, names
 from pipeline.options import RECIPE_OPTIONS, method_options
-from pipeline.recipe import Recipe, check_eps, known_keys
+from pipeline.radius import check_eps
+from pipeline.recipe import Recipe, known_keys
 from pipeline.resolve import Sources, presets, resolve, to_toml
 
 # Two options of HARP: a share, and a choice.

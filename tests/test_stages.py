@@ -52,6 +52,7 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "split_seed": (1, ("data",)),
     "model": ("resnet20", ("standard",)),
     "weights": (None, ("standard",)),  # a file, see test_weights.py
+    "freeze": (("stem",), ("standard", "quantize")),  # builds the network, see test_freeze.py
     "normalize": ("none", ("standard",)),
     "objective": ("trades", ROBUST),
     "norm": ("l2", (*ROBUST, "verify")),
@@ -138,7 +139,9 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("key", sorted(set(SEEN_BY) - {"gate.baseline", "gate.release", "weights"}))
+@pytest.mark.parametrize(
+    "key", sorted(set(SEEN_BY) - {"gate.baseline", "gate.release", "weights", "freeze"})
+)
 def test_a_setting_reaches_the_stages_that_depend_on_it_and_no_other(key: str) -> None:
     value, stages = SEEN_BY[key]
     assert changed({key: value}) == {*stages, "report"}

@@ -104,9 +104,10 @@ class Mad(StructuredMethod):
         scores = units.pool({name: state[f"scores/{name}"] for name in prunable(net)})
         if self.order == "abs":
             scores = {name: score.abs() for name, score in scores.items()}
-        if self.granularity != "weight":
-            return units.select(scores, units.counts("global", scores, self.sparsity))
         head = logits_layer(net)
+        # Where the head is frozen, or alone is not, there is one order.
+        if self.granularity != "weight" or not {head} < scores.keys():
+            return units.select(scores, units.counts("global", scores, self.sparsity))
         per_row = kept_count(scores[head][0].numel(), self.sparsity)
         masks = {head: torch.stack([keep_top(row, per_row) for row in scores.pop(head)]).cpu()}
         total = sum(units.sizes.values())

@@ -23,6 +23,7 @@ from advprune.masking import (
 )
 from advprune.method import Optimisation, Progress, PruningMethod, State, Task, register
 from advprune.models import prunable
+from advprune.models.freezing import is_frozen
 from advprune.repro import generator
 from advprune.types import Masks
 
@@ -83,6 +84,6 @@ class Rst(PruningMethod):
             if layer.bias is not None:
                 layer.bias.zero_()
         for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not is_frozen(module):
                 module.reset_parameters()
                 module.requires_grad_(False)

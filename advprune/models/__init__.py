@@ -16,6 +16,7 @@ from advprune.models import factory, registry, timm_nets, torchvision_nets
 # Imported for what they register.
 from advprune.models import lenet, preact, resnet, torchvision_cifar, vgg  # noqa: F401 # isort: skip
 from advprune.models.architecture import Architecture
+from advprune.models.freezing import freeze, is_frozen
 from advprune.models.init import he_
 from advprune.models.normalize import Normalize
 from advprune.models.registry import describe, names, register
@@ -36,6 +37,7 @@ __all__ = [
     "source_digest",
     "timm_count",
     "torchvision_names",
+    "weighted",
 ]
 
 _TORCHVISION = "torchvision:"
@@ -45,7 +47,8 @@ _TIMM = "timm:"
 def build(arch: Architecture, seed: int = 0) -> nn.Sequential:
     """A freshly initialised network on the CPU, in training mode: `normalize`, then `network`.
 
-    Where the architecture names widths, layers keep that many of their first channels. The first
+    Where the architecture names widths, layers keep that many of their first channels; where it
+    names frozen layers, these are marked (`freezing`). The first
     weights depend on the architecture and the seed alone; torch's global generators are left as
     they were.
 
@@ -53,11 +56,12 @@ def build(arch: Architecture, seed: int = 0) -> nn.Sequential:
         Refused: the name is not known.
         NotFound: a user's factory cannot be imported.
         Incompatible: the network does not turn such images into such logits.
-        BadData: it has no layers of such widths.
+        BadData: it has no layers of such widths, or none that are said to be frozen.
     """
     with repro.seeded(seed, "weights"):
         net = assemble(arch)
         resize(net, arch.widths)
+        freeze(net, arch.frozen)
         _probe(net.eval(), arch)
     return net.train()
 
@@ -96,6 +100,11 @@ def source_digest(model: str) -> str | None:
 
 
 def prunable(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Those of `weighted` that are not frozen."""
+    return {name: layer for name, layer in weighted(net).items() if not is_frozen(layer)}
+
+
+def weighted(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Every convolution and linear layer, by the name of its weight: "network.conv1.weight"."""
     return {
         f"{name}.weight" if name else "weight": module
@@ -110,7 +119,7 @@ def logits_layer(net: nn.Module) -> str:
     Raises:
         Incompatible: there is no convolution and no linear layer.
     """
-    layers = list(prunable(net))
+    layers = list(weighted(net))
     if not layers:
         raise Incompatible("model: has no convolution and no linear layer; nothing can be pruned")
     return layers[-1]

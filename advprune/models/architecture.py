@@ -12,6 +12,7 @@ _LARGEST_SIDE = 1024
 _MOST_CHANNELS = 1 << 20
 # The standard deviation of pixels in [0, 1]; float32 still divides by the smallest.
 _SMALLEST_STD = 1e-6
+_OPTIONAL = {"widths", "frozen"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Architecture:
         shape: (C, H, W) of one image.
         mean, std: per channel, in [0, 1], for pixels in [0, 1]; std at least 1e-6.
         widths: (outputs, inputs) of layers by name, where channels were removed; else empty.
+        frozen: names of layers that keep their weights and statistics.
 
     Raises:
         BadData: a value of the wrong type or outside its range.
@@ -35,6 +37,7 @@ class Architecture:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("model", self.model, isinstance(self.model, str) and self.model != "", "a name")
@@ -70,12 +73,18 @@ class Architecture:
             isinstance(self.widths, Mapping) and all(map(_is_widths, self.widths.items())),
             f"pairs of sizes in [1, {_MOST_CHANNELS}] by the names of layers",
         )
+        _check(
+            "frozen",
+            self.frozen,
+            isinstance(self.frozen, tuple) and all(isinstance(x, str) for x in self.frozen),
+            "names of layers",
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold; tuples as lists; no widths where none were changed."""
+        """Values that JSON can hold; tuples as lists; no widths or frozen where there are none."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         plain["widths"] = {name: list(pair) for name, pair in self.widths.items()}
-        return plain if self.widths else {k: v for k, v in plain.items() if k != "widths"}
+        return {k: v for k, v in plain.items() if v or k not in _OPTIONAL}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
@@ -87,7 +96,7 @@ class Architecture:
         if not isinstance(values, Mapping):
             raise BadData(f"architecture: must be an object, got {values!r}")
         known = {entry.name for entry in fields(cls)}
-        missing, unknown = sorted(known - values.keys() - {"widths"}), sorted(values.keys() - known)
+        missing, unknown = sorted(known - values.keys() - _OPTIONAL), sorted(values.keys() - known)
         if missing or unknown:
             raise BadData(f"architecture: fields missing {missing}, fields unknown {unknown}")
         plain: dict[str, Any] = {k: _as_tuple(v) for k, v in values.items()}

@@ -61,7 +61,7 @@ def check_model(weights: Pretrained, model: str) -> None:
         Refused, NotFound, Unavailable, Incompatible: as `build`.
         BadData, Incompatible: as `start_from`.
     """
-    net = _built(model, _LEAST_CLASSES, 3)
+    net = any_size(model)
     found = named_as(weights.state, net)
     head, stem = (found.get(name) for name in (logits_layer(net), next(iter(prunable(net)))))
     classes = len(head) if head is not None and head.ndim else _LEAST_CLASSES
@@ -91,6 +91,15 @@ def start_from(net: nn.Module, weights: Pretrained) -> str:
         told += f"; {head} begins anew: {there} classes there, {here} here"
     fill(net, cast_as(found, net), weights.path, _REMEDY)
     return told
+
+
+def any_size(model: str) -> nn.Module:
+    """The network for some classes and colours: which layers it has depends on neither.
+
+    Raises:
+        Refused, NotFound, Unavailable, Incompatible: as `build`.
+    """
+    return _built(model, _LEAST_CLASSES, 3)
 
 
 def _built(model: str, classes: int, channels: int) -> nn.Module:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from advprune.attacks.pgd_worst import pgd_worst
 from advprune.attacks.square import square
 from advprune.data import ImageSet, as_float
 from advprune.distillation import Distilled
-from advprune.errors import Incompatible
+from advprune.errors import Incompatible, Refused
 from advprune.evaluate import craft, is_correct, predict, survives
 from advprune.method import Task
 from advprune.objectives import Objective
@@ -39,16 +39,38 @@ from export.to_onnx import to_onnx
 from pipeline.devices import resolve_device
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Metrics, Stage
-from pipeline.stages.training import images_of, network_of, settings, write_history
+from pipeline.stages.training import (
+    architecture_of,
+    images_of,
+    network_of,
+    settings,
+    write_history,
+)
 
 FLOAT = "model.onnx"
 INT8 = "model.int8.onnx"
 # The attacks that decide between the two: each loses some strength, both lose the same.
 STEPS, QUERIES = 10, 100
+_FROZEN = "8 bits by ptq: training through them would move frozen layers"
+
+
+def how_of(recipe: Recipe) -> Literal["auto", "ptq", "qat"]:
+    """As asked, but without training where layers are frozen.
+
+    Raises:
+        Refused: training was asked for.
+    """
+    how = recipe.quantize.how
+    if recipe.freeze and how == "qat":
+        raise Refused(
+            f"--quantize qat would train what --freeze {' '.join(recipe.freeze)} keeps; "
+            "give --quantize ptq"
+        )
+    return "ptq" if recipe.freeze else how
 
 
 def stage(recipe: Recipe) -> Stage:
-    how = recipe.quantize.how
+    how = how_of(recipe)
     two_in_four = getattr(recipe.pruning_method(), "granularity", None) == "2:4"
 
     def run(context: Context) -> Metrics:
@@ -59,9 +81,12 @@ def stage(recipe: Recipe) -> Stage:
         unsure = doubts(calibration, *images.mean_std())
         quantize(context.out / FLOAT, calibration, context.out / INT8, recipe.quantize.calibration)
         chosen = {"quantisation": "ptq"} if how == "ptq" else _train(context, images, net)
+        if recipe.freeze:
+            chosen["no_training"] = _FROZEN
         kept = sparsity_kept(context.out / FLOAT, context.out / INT8).values()
         # A rounded zero is a zero, so the pattern that sparse kernels need must still be there.
-        pattern = assert_two_in_four(context.out / INT8) if two_in_four else {}
+        frozen = architecture_of(context, "finetune").frozen
+        pattern = assert_two_in_four(context.out / INT8, len(frozen)) if two_in_four else {}
         return {
             **chosen,
             "calibration_images": len(calibration),

@@ -126,6 +126,8 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact], run: Path) -> di
             _QUANTISATION[str(quantised["quantisation"])],
             f"int8 operators that run: {exported['fused_operators']}",
             f"TensorRT engine: {exported['tensorrt']}",
+            *filter(None, [str(quantised.get("no_training", ""))]),
+            *_frozen(artifacts["standard"].metrics),
             *_made_otherwise(artifacts),
         ],
     }
@@ -135,6 +137,11 @@ def _command(run: Path) -> str:
     """What to type, from where the run was started, to have it again."""
     words = ["advprune", "run", "--recipe", str(run / "recipe.toml")]
     return shlex.join(words + ([] if run.parent == Path("runs") else ["--runs", str(run.parent)]))
+
+
+def _frozen(standard: Metrics) -> list[str]:
+    names = standard.get("frozen_layers")
+    return [f"frozen, and not counted by sparsity: {names}"] if names else []
 
 
 def _made_otherwise(artifacts: Mapping[str, Artifact]) -> list[str]:

@@ -15,7 +15,19 @@ def stage(recipe: Recipe) -> Stage:
         start = begin(context.recipe, images_of(context), first.get("weights"))
         training = context.recipe.standard
         _, trained = train(context, start.net, start.architecture, training, objective)
-        return {**({"began": start.told} if start.told else {}), **last_metrics(trained)}
+        return {
+            **({"began": start.told} if start.told else {}),
+            **_frozen(start.architecture.frozen),
+            **last_metrics(trained),
+        }
 
     config = {**first, **settings(recipe, recipe.standard, objective)}
     return Stage("standard", ("data",), config, run, version=2)
+
+
+def _frozen(layers: tuple[str, ...]) -> Metrics:
+    """How many, for the screen; which ones, for the report."""
+    if not layers:
+        return {}
+    names = " ".join(name.removeprefix("network.") for name in layers)
+    return {"frozen": f"{len(layers)} layers frozen", "frozen_layers": names}

@@ -4,6 +4,7 @@ Needs a Chromium, as `make test-browser` does. Writes OUT/NAME-light.png, OUT/NA
 on a telephone, OUT/NAME-narrow.png; NAME is the page's own (report, board) if not given.
 """
 
+import argparse
 import io
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ def shoot(page: Path, out: Path, name: str) -> list[Path]:
 
 
 if __name__ == "__main__":
-    page, out, *names = map(Path, sys.argv[1:])
-    for path in shoot(page, out, str(names[0]) if names else page.stem):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("name", nargs="?")
+    words = parser.parse_args()
+    for path in shoot(words.page, words.out, words.name or words.page.stem):
         print(path)  # noqa: T201

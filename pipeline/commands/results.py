@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from advprune.errors import BadData, Unavailable
-from deploy.report import terminal
+from deploy.report import check_schema, terminal
 from pipeline.devices import fix_arithmetic
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context
@@ -20,6 +20,7 @@ from pipeline.watch import Silent
 def report(run: Path, show: bool, as_json: bool) -> int:
     artifact = open_run(run)["report"]
     content = json.loads(artifact.read("report.json"))
+    check_schema(content, f"{run}: its report")
     if as_json:
         sys.stdout.write(json.dumps(content) + "\n")
     else:

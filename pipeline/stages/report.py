@@ -42,7 +42,7 @@ _QUANTISATION = {
 _TRAINED = ("standard", "adversarial", "prune", "finetune", "quantize")
 _DENSE = (
     "zeros scattered in dense kernels make the download smaller, not the engine faster: "
-    "the speed-up here comes from 8 bits"
+    "only 8 bits can do that"
 )
 
 

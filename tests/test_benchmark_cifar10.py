@@ -144,7 +144,7 @@ def test_the_planes_of_any_bytes_go_back(length: int) -> None:
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_every_row_is_a_recipe(name: str, rehearse: bool) -> None:
     layers = [ROWS["common"], ROWS["rows"][name]["settings"]]
-    layers += [ROWS["rehearsal"]] if rehearse else []
+    layers += [ROWS["rehearsal"], ROWS["rows"][name].get("rehearsal", {})] if rehearse else []
     settings = {key: value for layer in layers for key, value in flatten(layer).items()}
     recipe, _ = resolve({**settings, "data": "folder:x"}, environment={})
     assert recipe.eps == 8 / 255 and recipe.quantize.how == "auto"

@@ -20,7 +20,8 @@ def test_a_stage_that_needs_more_than_there_is(crash: Crash, tmp_path: Path) -> 
     runs = tmp_path / "runs"
     words = ["run", "--runs", str(runs), "--model", "dying:hungry", *TINY]
     words += ["--set", "standard.batch_size=1000"]
-    end = crash.children.run(Job("dying:command", tuple(words), memory_limit=400_000_000))
+    # Less than the gigabyte of a batch; ample for threads, each of which asks for a heap.
+    end = crash.children.run(Job("dying:command", tuple(words), memory_limit=700_000_000))
     assert end.code == 71, end.err
     line = end.err.splitlines()[-1]
     assert line.startswith("advprune: standard: out of memory at a batch size of 1000: ")

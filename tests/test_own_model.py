@@ -89,14 +89,6 @@ def test_the_plan_takes_the_images_and_the_network(here: Path) -> None:
     assert "images to train on leave" in PAGE
 
 
-@pytest.mark.parametrize("words", re.findall(r"^    advprune (.*)$", PAGE, re.MULTILINE))
-def test_options_of_the_page_exist(words: str) -> None:
-    command = words.split()[0]
-    described = advprune(command, "--help").out
-    for option in re.findall(r"--[a-z-]+", words):
-        assert option in described, words
-
-
 @pytest.mark.slow
 def test_the_example_comes_to_a_verdict_and_a_bundle(here: Path) -> None:
     environment = {

@@ -87,7 +87,8 @@ def piece(
 ) -> bool:
     """Work on a row until it is complete, True, or until the time is over, False."""
     row, started = rows["rows"][name], time.monotonic()
-    layers = [rows["common"], row["settings"], *([rows["rehearsal"]] if rehearse else [])]
+    layers = [rows["common"], row["settings"]]
+    layers += [rows["rehearsal"], row.get("rehearsal", {})] if rehearse else []
     settings = {key: value for layer in layers for key, value in flatten(layer).items()}
     recipe, sources = resolve({**settings, "data": data, "seed": seed}, environment={})
     label = f"{name}-seed{seed}{'-rehearsal' if rehearse else ''}"

@@ -332,8 +332,10 @@ def test_the_report_of_a_run_is_a_click_away(tiny: Tiny, tmp_path: Path) -> None
     out = tmp_path / "a b" / "page.html"
     out.parent.mkdir()
     assert advprune("board", tiny.runs, "--out", out).code == 0
-    (address,) = re.findall(r'<a href="([^"]+)"', out.read_text())
-    assert (out.parent / address).resolve() == (tiny.run / "report.html").resolve()
+    addresses = re.findall(r'<a href="([^"]+)"', out.read_text())
+    # Other tests may have made runs beside it.
+    reports = [(out.parent / address).resolve() for address in addresses]
+    assert (tiny.run / "report.html").resolve() in reports
 
 
 def test_runs_can_be_named_one_by_one(runs: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from advprune.errors import OutOfMemory
+from pipeline import cgroups
 
 # What allocators of torch, ONNX Runtime, OpenVINO and C++ say, each in an exception of its own.
 _SPENT = ("allocate memory", "bad_alloc", "bad allocation", "out of memory")
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def limit(device: str) -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemTotal:")
     ]
-    if _CGROUP.is_file() and (text := _CGROUP.read_text().strip()).isdigit():
-        limits.append(int(text))
+    if (contained := cgroups.memory()) is not None:
+        limits.append(contained)
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY:
         limits.append(addresses)

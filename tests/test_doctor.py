@@ -13,7 +13,8 @@ import pytest
 import torch
 from tiny_run import advprune
 
-from pipeline.doctor import cgroups, engines, machine, packages, storage, tools, torch_build
+from pipeline import cgroups
+from pipeline.doctor import engines, machine, packages, storage, tools, torch_build
 from pipeline.doctor.finding import Finding, guarded
 from pipeline.files import lock
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import metadata
 from pathlib import Path
 
-from pipeline.doctor import cgroups
+from pipeline import cgroups
 from pipeline.doctor.finding import Finding
 from pipeline.doctor.packages import PACKAGE
 

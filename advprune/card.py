@@ -36,6 +36,7 @@ class Card:
         structure: US, or US+S with the structures that this implementation offers.
         locality: L, G or both.
         criterion: an abbreviation of `LEGEND`, or a few words.
+        missing: what its public description leaves open, so that there is no method of this card.
     """
 
     title: str
@@ -52,3 +53,4 @@ class Card:
     structure: str = "US"
     locality: Literal["L", "G", "L, G"] = "G"
     criterion: str = "LIS"
+    missing: tuple[str, ...] = ()

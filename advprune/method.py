@@ -8,7 +8,9 @@ Methods that search (`train.fit`):
     groups    what the optimiser moves, with its own rates and decay where the paper says so
     optimiser SGD, unless the paper has another
     loss      the objective, plus the method's own terms
-    update    after each optimiser step: refresh masks, move schedules
+    update    after each optimiser step: refresh masks, move schedules; gives what happened
+    measured  after each epoch: what it came to
+    pace      where in the learning rate's schedule the search stands
 
 Methods that survey the training images once, without training (`survey.survey`):
     assess    what a batch says of each weight
@@ -21,6 +23,7 @@ import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, ClassVar, TypeVar
@@ -33,6 +36,7 @@ import advprune.methods
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.errors import Refused
+from advprune.events import Event
 from advprune.objectives import Loss, Objective
 from advprune.optimisation import Optimisation, ParameterGroups, sgd, trainable
 from advprune.repro import derive
@@ -85,6 +89,10 @@ class Progress:
     def fraction(self) -> float:
         return self.step / self.steps
 
+    @property
+    def ends_epoch(self) -> bool:
+        return self.step % self.epoch_steps == 0
+
 
 class PruningMethod(BaseModel, ABC):
     """Base of all methods; see the module's docstring for the verbs."""
@@ -122,8 +130,18 @@ class PruningMethod(BaseModel, ABC):
     def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:
         return task.objective(net, batch)
 
-    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
+    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> Event | None:
         return None
+
+    def measured(self, state: State, row: Mapping[str, float]) -> None:
+        """Told the row of an epoch when it has been measured; what it makes of it goes to `state`.
+
+        An epoch that was saved before it was measured is measured again, and told again.
+        """
+
+    def pace(self, fraction: float) -> float:
+        """The share of the learning rate's schedule that is over, of the share of the steps."""
+        return fraction
 
     @property
     def augmented(self) -> bool:

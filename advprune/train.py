@@ -16,6 +16,7 @@ from advprune.batches import batches
 from advprune.data import ImageSet, Split, as_float
 from advprune.epochs import Best, Kept, pack, unpack
 from advprune.evaluate import survival
+from advprune.events import Events
 from advprune.masking import maskings
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
@@ -148,7 +149,8 @@ def fit(
     watchdog = Watchdog(images.val, task) if task.objective.single_step else None
     meter = Meter(net, images.train.images.device)
     masked = any(True for _ in maskings(net))
-    kept: dict[str, Kept] = {"meter": meter}
+    events = Events()
+    kept: dict[str, Kept] = {"meter": meter, "events": events}
     kept |= {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
     done, history = 0, []
     if (saved := observer.restore()) is not None:
@@ -156,16 +158,22 @@ def fit(
         unpack(tensors, net, optimiser, state, kept)
 
     for epoch in range(len(history), schedule.epochs):
+        first = max(done - epoch * epoch_steps, 0)
+        if events.stopped and not first:
+            break
         net.train()
         now = _eased(watchdog.task() if watchdog else task, schedule, epoch)
-        first = max(done - epoch * epoch_steps, 0)
         if not first:
             meter.begin(epoch + 1)
+            events.begin()
         order = batches(images, task.seed, epoch, epoch_steps, first=first)
         with observer.stepping():
             for step, batch in enumerate(order, epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                    group["lr"] = peak * schedule.rate((step + 0.5) / optimisation.steps)
+                    fraction = (step + 0.5) / optimisation.steps
+                    group["lr"] = peak * schedule.rate(
+                        method.pace(fraction) if method else fraction
+                    )
                 with seeded(task.seed, "layers", step):
                     with span("loss"):
                         loss = (
@@ -181,12 +189,14 @@ def fit(
                         optimiser.step()
                     meter.stepped()
                     progress = Progress(step + 1, optimisation.steps, epoch_steps)
+                    event = None
                     if method:
                         with span("masks"):
-                            method.update(net, state, progress, task)
+                            event = method.update(net, state, progress, task)
+                    due = events.happened(event, net, optimiser)
                 observer.step(progress, {"loss": meter.latest, "images": len(batch.labels)})
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
-                if progress.step % epoch_steps == 0 or observer.due(progress.step):
+                if due or progress.ends_epoch or observer.due(progress.step):
                     observer.save(progress.step, pack(net, optimiser, state, kept), history)
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         if watchdog and not watchdog.fallen:
@@ -194,7 +204,8 @@ def fit(
             if watchdog.fallen:
                 row["overfitted"] = True
                 optimiser.state.clear()  # momentum of the way that led there
-        last = epoch + 1 == schedule.epochs
+        row |= events.row()
+        last = events.stopped or epoch + 1 == schedule.epochs
         if last or (schedule.validate_every and (epoch + 1) % schedule.validate_every == 0):
             row |= validate(net, images.val, task)
             if best:
@@ -202,6 +213,8 @@ def fit(
         if masked:
             row["sparsity"] = realised_sparsity(net)
         history.append(row)
+        if method:
+            method.measured(state, row)
         observer.epoch(history)
     if best and best.tensors:  # none after zero epochs
         best.load(net)

@@ -18,7 +18,7 @@ from advprune.train import Saved, Tensors
 from pipeline.store import CHECKPOINT, checkpoints_in
 
 _KEPT = 2  # the newer one may have been damaged since
-_MAGIC = b"advprune checkpoint sha256="
+_MAGIC = b"advprune checkpoint 2 sha256="
 
 
 class Checkpoints:
@@ -69,7 +69,7 @@ class Checkpoints:
         found = _unpack(path.read_bytes())
         if found is None:
             path.unlink()
-            self._tell(f"{path}: damaged, its digest does not hold; going on from what was before")
+            self._tell(f"{path}: damaged or of another version; going on from what was before")
         return found
 
 

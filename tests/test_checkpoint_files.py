@@ -62,7 +62,7 @@ def assert_falls_back(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     assert kept.latest() is None
     assert checkpoints_in(folder) == []
     assert told == [
-        f"{path}: damaged, its digest does not hold; going on from what was before"
+        f"{path}: damaged or of another version; going on from what was before"
         for path in (newer, older)
     ]
 

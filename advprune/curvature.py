@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from advprune.pointwise import unstrided
+
 Layer = nn.Conv2d | nn.Linear
 
 
@@ -97,11 +99,14 @@ def _times_inputs(
     padding = layer.padding
     if layer.padding_mode != "zeros" or isinstance(padding, str):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        a, padding = F.pad(a, layer._reversed_padding_repeated_twice, mode), 0
+        a, padding = F.pad(a, layer._reversed_padding_repeated_twice, mode), (0, 0)
+    rows, columns = change.shape[2:]
+    sides = (padding[0], padding[1])
+    a, stride = unstrided(a, (rows, columns), (layer.stride[0], layer.stride[1]), sides)
     # Both are convolutions that read their inputs along the channels.
     a = a.contiguous(memory_format=torch.channels_last)
     change = change.contiguous(memory_format=torch.channels_last)
-    settings = (layer.stride, padding, layer.dilation, layer.groups)
+    settings = (stride, padding, layer.dilation, layer.groups)
     response = F.conv2d(a, change, bias_change, *settings)
     weights = conv2d_weight(a, change.shape, response, *settings)  # pyright: ignore
     return weights, response.sum(dim=(0, 2, 3))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
+from advprune.pointwise import unstrided
 from advprune.twin.codes import Unsupported, centre, dequantize, quantize
 from advprune.twin.integers import rescale
 
@@ -44,9 +45,10 @@ def _conv(
     pads: Ints = (0, 0, 0, 0),
     strides: Ints = (1, 1),
 ) -> Tensor:
-    return F.conv2d(
-        x, weight, bias, tuple(strides), _padding(pads, auto_pad), tuple(dilations), group
-    )
+    padding = _padding(pads, auto_pad)
+    rows, columns = weight.shape[2:]
+    x, step = unstrided(x, (rows, columns), (strides[0], strides[1]), padding)
+    return F.conv2d(x, weight, bias, step, padding, tuple(dilations), group)
 
 
 def _max_pool(

@@ -280,6 +280,8 @@ class OrtEngine(Engine):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # what is wrong comes back as an exception
+        # Or the integer kernels of x86 without VNNI saturate.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session = ort.InferenceSession(content, options, providers=[_CPU])
         except Exception as error:  # its exceptions have no base of their own

@@ -88,6 +88,7 @@ def operator_counts(path: Path) -> dict[str, int]:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(optimised)
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as deployed
         options.log_severity_level = 3  # it warns that the file suits this machine only: it does
         onnxruntime.InferenceSession(
             graph.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -22,8 +22,8 @@ def x86_form(model: ModelProto) -> ModelProto:
 
     Bit-identical logits without graph optimisation. Fused, sums are exact where float sums round,
     so a result next to a tie can differ by one step; and an image has the same logits in every
-    batch. On x86 without VNNI the kernels add pairs of products in int16 and saturate, which only
-    a check on that machine can show.
+    batch. On x86 without VNNI that takes the session setting `session.x64quantprecision=1`, or the
+    kernels add pairs of products in int16 and saturate.
 
     Raises:
         Incompatible: the graph is not in the TensorRT form.

@@ -11,13 +11,16 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipeline.run import Outcome
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -52,6 +55,9 @@ class Result:
     float_worst: float = math.nan
 
 
+R = TypeVar("R", bound=Result)
+
+
 def budget(method: str, epochs: int, search: int) -> dict[str, int]:
     """How a method spends the epochs that all methods get; `search` of them, where it searches."""
     from advprune.method import get
@@ -61,9 +67,9 @@ def budget(method: str, epochs: int, search: int) -> dict[str, int]:
     return {"finetune.epochs": epochs}
 
 
-def measure(job: Job, runs: Path) -> Result:
-    """Run one job in this process; a refusal is a result."""
-    from advprune.errors import Busy, Refused
+def outcome_of(job: Job, runs: Path) -> "Outcome":
+    """Run one job in this process. Raises Refused where the pipeline does."""
+    from advprune.errors import Busy
     from pipeline.resolve import resolve
     from pipeline.run import execute
     from pipeline.screen import Screen
@@ -72,12 +78,19 @@ def measure(job: Job, runs: Path) -> Result:
     recipe, sources = resolve({**job.settings, **budget}, environment={})
     while True:
         try:
-            outcome = execute(recipe, sources, runs, Screen(Console(quiet=True)))
-            break
+            return execute(recipe, sources, runs, Screen(Console(quiet=True)))
         except Busy:  # the other worker makes a stage that both need
             time.sleep(1.0)
-        except Refused as refusal:
-            return Result(job, refused=str(refusal))
+
+
+def measure(job: Job, runs: Path) -> Result:
+    """Run one job in this process; a refusal is a result."""
+    from advprune.errors import Refused
+
+    try:
+        outcome = outcome_of(job, runs)
+    except Refused as refusal:
+        return Result(job, refused=str(refusal))
     report = json.loads(outcome.artifacts["report"].read("report.json"))
     engines = {engine["name"]: engine for engine in report["engines"]}
     int8 = engines["int8"]
@@ -95,14 +108,24 @@ def measure(job: Job, runs: Path) -> Result:
     )
 
 
-def run(jobs: Sequence[Job], runs: Path, workers: int) -> list[Result]:
+def run(
+    jobs: Sequence[Job],
+    runs: Path,
+    workers: int,
+    measure: Callable[[Job, Path], R] = measure,
+    tell: Callable[[R], None] = lambda _: None,
+) -> list[R]:
     """All jobs, `workers` at a time, one thread each.
 
     The first job of each seed goes ahead of the others, which share its dense network.
+
+    Args:
+        measure: runs one job, in a process of its own.
+        tell: is given every result when it is there.
     """
     first = {job.seed: job for job in reversed(jobs)}
     waves = [list(first.values()), [job for job in jobs if job not in first.values()]]
-    results: list[Result] = []
+    results: list[R] = []
     started = time.monotonic()
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited; threads that share cores wait by spinning
     spawn = multiprocessing.get_context("spawn")
@@ -111,6 +134,7 @@ def run(jobs: Sequence[Job], runs: Path, workers: int) -> list[Result]:
             for future in as_completed([pool.submit(measure, job, runs) for job in wave]):
                 result = future.result()
                 results.append(result)
+                tell(result)
                 job = result.job
                 outcome = result.refused or f"{100 * result.clean:.1f} / {100 * result.worst:.1f}"
                 minutes = (time.monotonic() - started) / 60

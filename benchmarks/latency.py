@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from grid import write_section
 
@@ -32,6 +33,7 @@ from advprune.stats import macs, parameter_count
 from advprune.surgery import widths
 from deploy.bench import interleaved, latency
 from deploy.runtime import EdgeModel, load
+from deploy.runtimes.ort import PROVIDERS
 from export import graph
 from export.check import assert_fused
 from export.encodings import openvino_form, x86_form
@@ -43,6 +45,11 @@ REMOVED = (0.0, 0.5, 0.75, 0.9)
 MULTIPLE = 8
 CALIBRATION = 128
 RUNTIMES = ("ONNX Runtime", "OpenVINO")
+# Of a GPU, where there is one: name in the table -> runtime, and the files that it takes.
+ON_GPU = {
+    "ONNX Runtime, CUDA": ("ort-cuda", ("fp32",)),
+    "ONNX Runtime, TensorRT": ("ort-tensorrt", ("fp32", "int8")),
+}
 WARMUP_S = 0.1
 
 
@@ -52,7 +59,8 @@ class Candidate:
 
     Attributes:
         narrowest, widest: outputs of its convolutions.
-        x86, openvino: the same 8-bit function for ONNX Runtime and for OpenVINO.
+        int8: the 8-bit function as TensorRT takes it.
+        x86, openvino: the same one for ONNX Runtime and for OpenVINO.
         kernels: which integer kernels ONNX Runtime runs `x86` with, and how many.
     """
 
@@ -62,6 +70,7 @@ class Candidate:
     parameters: int
     macs: int
     fp32: Path
+    int8: Path
     x86: Path
     openvino: Path
     kernels: dict[str, int]
@@ -108,6 +117,7 @@ def make(arch: Architecture, removed: float, folder: Path) -> Candidate:
         parameter_count(net),
         macs(net, arch.shape),
         fp32,
+        int8,
         x86,
         openvino,
         kernels=integer,
@@ -119,14 +129,27 @@ def rounded(width: float) -> int:
     return max(MULTIPLE, MULTIPLE * round(width / MULTIPLE))
 
 
-def engines(candidates: Sequence[Candidate], openvino: bool) -> Iterator[tuple[str, EdgeModel]]:
-    """Every file in ONNX Runtime, and in OpenVINO where that is installed."""
+def gpu_runtimes() -> list[str]:
+    """Those of `ON_GPU` whose provider this onnxruntime brings along."""
+    there = onnxruntime.get_available_providers()
+    return [name for name, (runtime, _) in ON_GPU.items() if PROVIDERS[runtime] in there]
+
+
+def engines(
+    candidates: Sequence[Candidate], openvino: bool, gpu: Sequence[str] = ()
+) -> Iterator[tuple[str, EdgeModel]]:
+    """Every file in ONNX Runtime, in OpenVINO where that is installed, and on a GPU."""
     for made in candidates:
         yield name(made.removed, "fp32", "ONNX Runtime"), load(made.fp32)
         yield name(made.removed, "int8", "ONNX Runtime"), load(made.x86)
         if openvino:
             yield name(made.removed, "fp32", "OpenVINO"), load(made.fp32, runtime="openvino")
             yield name(made.removed, "int8", "OpenVINO"), load(made.openvino, runtime="openvino")
+        for shown in gpu:
+            runtime, precisions = ON_GPU[shown]
+            for precision in precisions:
+                file = made.fp32 if precision == "fp32" else made.int8
+                yield name(made.removed, precision, shown), load(file, runtime=runtime)
 
 
 def measure(models: dict[str, EdgeModel], rounds: int, calls: int) -> dict[str, Timings]:
@@ -168,9 +191,10 @@ def timings_table(candidates: Sequence[Candidate], found: dict[str, Timings]) ->
         "|--:|---|---|--:|--:|--:|--:|--:|",
     ]
     for made in candidates:
-        for precision, runtime in itertools.product(("fp32", "int8"), RUNTIMES):
+        for precision, runtime in itertools.product(("fp32", "int8"), (*RUNTIMES, *ON_GPU)):
             engine = name(made.removed, precision, runtime)
-            lines.append(f"| {engine} | {_cells(found.get(engine), found[DENSE])} |")
+            if engine in found or runtime in RUNTIMES:
+                lines.append(f"| {engine} | {_cells(found.get(engine), found[DENSE])} |")
     return "\n".join(lines)
 
 
@@ -203,7 +227,7 @@ def main() -> None:
     started, load_average = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         candidates = [make(NETWORK, removed, Path(folder)) for removed in REMOVED]
-        models = dict(engines(candidates, openvino))
+        models = dict(engines(candidates, openvino, gpu_runtimes()))
         found = measure(models, options.rounds, options.calls)
         how = f"{options.rounds} rounds of {options.calls} calls; load average {load_average:.1f}"
         text = f"{networks_table(candidates)}\n\n{timings_table(candidates, found)}\n\n{how}"

@@ -26,7 +26,7 @@ from pipeline.resolve import flatten, resolve
 from pipeline.watch import Silent
 
 parcel = script("cifar10/parcel")
-judging = script("cifar10/judge")
+judging = script("judge")
 row = script("cifar10/row")
 table = script("cifar10/table")
 

@@ -1,6 +1,7 @@
 """Promise: the table of latencies says of each engine what was measured of that engine."""
 
 import re
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -80,6 +81,35 @@ def test_what_is_not_installed_says_so(
         assert all(re.fullmatch(r"[\d,.]+", row[column]) for column in (0, 2, 4))
         assert all(re.fullmatch(r"\*\*[\d.]+\*\* \([\d.]+-[\d.]+\)", row[c]) for c in (1, 3))
     assert rows["0 %", "fp32", "ONNX Runtime"][1] == "**1.0** (1.0-1.0)"
+
+
+def test_a_gpu_is_timed_where_its_provider_is_there(
+    bench: ModuleType, candidates: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(path: Path, runtime: str | None = None) -> str:
+        asked.append((path, runtime))
+        return f"{path.name} {runtime}"
+
+    monkeypatch.setattr(bench, "load", load)
+    monkeypatch.setattr(
+        bench.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
+    )
+    assert bench.gpu_runtimes() == ["ONNX Runtime, CUDA"]
+    found = dict(bench.engines(candidates[:1], False, list(bench.ON_GPU)))
+    assert found["0 % | fp32 | ONNX Runtime, CUDA"] == "0.fp32.onnx ort-cuda"
+    assert found["0 % | int8 | ONNX Runtime, TensorRT"] == "0.int8.onnx ort-tensorrt"
+    times = bench.Timings([1.0], [1.0], [1.0])
+    timed = {bench.DENSE: times, "0 % | fp32 | ONNX Runtime, CUDA": times}
+    rows = bench.timings_table(candidates[:1], timed).splitlines()[2:]
+    assert [cells(row)[2] for row in rows] == [
+        "ONNX Runtime",
+        "OpenVINO",
+        "ONNX Runtime, CUDA",
+        "ONNX Runtime",
+        "OpenVINO",
+    ]
 
 
 def test_a_speed_up_is_of_times_of_the_same_round(bench: ModuleType, candidates: list) -> None:

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from judge import MEASURES, judge
 from rich.console import Console
 
 from advprune.data import read
@@ -33,6 +32,9 @@ from pipeline.screen import Screen
 from pipeline.stages.export import engines_of
 from pipeline.stages.quantize import INT8
 from pipeline.stopping import Terminated
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from judge import MEASURES, judge
 
 ROWS = Path(__file__).parent / "rows.toml"
 OUT = Path("build/cifar10")

@@ -1,7 +1,8 @@
-"""A page for each registered method, from its card, options and presets, and their taxonomy."""
+"""A page for each method, built or described, from its card and options, and their taxonomy."""
 
 from typing import Any
 
+from advprune import undetermined
 from advprune.card import LEGEND
 from pages.markdown import MADE, code, plain, sentence, table, value_of
 from pipeline.commands.methods import AXES, about, spelled_out, taxonomy
@@ -15,11 +16,20 @@ To add one is to add [one file](../add-a-method.md).
 
 """
 
+_OPEN = """## Described, but not built
+
+What is public of these methods leaves parts open, and whatever would fill them would be an
+invention under another's name.
+
+"""
+
 
 def pages() -> dict[str, str]:
     """File name without its ending -> text."""
     rows = taxonomy()
-    return {"README": _overview(rows), **{row["method"]: _page(row["method"]) for row in rows}}
+    built = {row["method"]: _page(row["method"]) for row in rows}
+    described = {name: _described(name) for name in undetermined.names()}
+    return {"README": _overview(rows), **built, **described}
 
 
 def _overview(rows: list[dict[str, Any]]) -> str:
@@ -38,7 +48,24 @@ def _overview(rows: list[dict[str, Any]]) -> str:
         "*When* is the place of pruning in adversarial training; *before* and *after* are how the "
         "paper trains\naround it.\n"
     )
-    return f"{MADE}\n\n{_TAXONOMY}{table(header, cells)}\n{columns}\n{legend}"
+    return f"{MADE}\n\n{_TAXONOMY}{table(header, cells)}\n{columns}\n{legend}{_not_built()}"
+
+
+def _not_built() -> str:
+    """The methods that are only described, apart."""
+    rows = [
+        [
+            f"[{name}]({name}.md)",
+            str(card.year),
+            plain(card.summary),
+            plain("; ".join(card.missing)),
+        ]
+        for name, card in ((name, undetermined.card(name)) for name in undetermined.names())
+    ]
+    if not rows:
+        return ""
+    header = ["method", "year", "what it does", "what is left open"]
+    return f"\n{_OPEN}{table(header, rows)}"
 
 
 def _page(name: str) -> str:
@@ -60,6 +87,25 @@ def _page(name: str) -> str:
             _axes(card),
             "[All methods](README.md) · [results](../results.md) · "
             "[the stage that prunes](../stages/prune.md)\n",
+        ]
+    )
+
+
+def _described(name: str) -> str:
+    card = about(name)
+    return "\n".join(
+        [
+            f"{MADE}\n",
+            f"# {plain(card['title'])}\n",
+            f"Described, but not built: it {plain(card['what it does'])}.\n",
+            f"{sentence(card['paper'])}\n",
+            "## What is known\n",
+            "".join(f"{n}. {sentence(line)}\n" for n, line in enumerate(card["equations"], 1)),
+            "## What its public description leaves open\n",
+            "".join(f"- {sentence(line)}\n" for line in card["missing"]),
+            "## In the taxonomy\n",
+            _axes(card),
+            "[All methods](README.md)\n",
         ]
     )
 

@@ -5,7 +5,9 @@ from typing import Any
 from advprune import undetermined
 from advprune.card import LEGEND
 from pages.markdown import MADE, code, plain, sentence, table, value_of
+from pipeline.apb.entries import LEGEND as BENCHMARK
 from pipeline.commands.methods import AXES, about, spelled_out, taxonomy
+from pipeline.commands.taxonomy import Sheet, contents
 
 _TAXONOMY = """# Pruning methods
 
@@ -20,6 +22,15 @@ _OPEN = """## Described, but not built
 
 What is public of these methods leaves parts open, and whatever would fill them would be an
 invention under another's name.
+
+"""
+
+_LISTED = """## In the benchmark
+
+All entries of the benchmark's own table, in its abbreviations, and which of ours implements each.
+What is shown is what our card says, and where there is none yet, what the benchmark's JSON says. A
+number marks where our card, its JSON and its README are not all the same, for the reason below.
+`advprune methods --taxonomy` prints this.
 
 """
 
@@ -48,7 +59,39 @@ def _overview(rows: list[dict[str, Any]]) -> str:
         "*When* is the place of pruning in adversarial training; *before* and *after* are how the "
         "paper trains\naround it.\n"
     )
-    return f"{MADE}\n\n{_TAXONOMY}{table(header, cells)}\n{columns}\n{legend}{_not_built()}"
+    return (
+        f"{MADE}\n\n{_TAXONOMY}{table(header, cells)}\n{columns}\n{legend}{_not_built()}{_listed()}"
+    )
+
+
+def _listed() -> str:
+    """The benchmark's table, and below it what the benchmark does not list."""
+    sheets, apart, notes = contents()
+    more = {short: long for short, long in BENCHMARK.items() if short not in LEGEND}
+    return "\n".join(
+        [
+            f"\n{_LISTED}{_sheets(sheets)}",
+            "".join(f"- {plain(note)}\n" for note in notes),
+            f"Besides the abbreviations above: {'; '.join(f'{k} {v}' for k, v in more.items())}.\n",
+            f"### Not in the benchmark\n\n{_sheets(apart, '####')}",
+        ]
+    )
+
+
+def _sheets(sheets: list[Sheet], level: str = "###") -> str:
+    return "\n".join(f"{level} {sheet.title}\n\n{_sheet(sheet)}" for sheet in sheets)
+
+
+def _sheet(sheet: Sheet) -> str:
+    rows = [
+        [
+            plain(name) if " " in row.link else f"[{plain(name)}]({row.link})",
+            f"[{ours}]({row.method}.md)" if row.method else ours,
+            *map(plain, rest),
+        ]
+        for (name, ours, *rest), row in sheet.lines
+    ]
+    return table(sheet.header, rows)
 
 
 def _not_built() -> str:

@@ -17,6 +17,7 @@ from pipeline.bundling import bundle
 from pipeline.comparing import board, compare
 from pipeline.datasets import data
 from pipeline.describing import methods
+from pipeline.exchanging import apb
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.modelling import models
@@ -143,6 +144,7 @@ def report(
     return report(run, show, as_json)
 
 
+app.add_typer(apb, name="apb")
 app.command()(board)
 app.command()(compare)
 

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from oracles import apb_networks as oracle
 from torch import Tensor
 
+from advprune.data import ImageSet, Split
 from advprune.repro import generator
+
+CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,3 +89,10 @@ def weights(shapes: oracle.Shapes) -> oracle.State:
             first = name.replace("model.0.", "feature.").replace("model.3.", "classifier.")
             found[name] = found.get(first, value)
     return found
+
+
+def image_set(shape: tuple[int, int, int], classes: tuple[str, ...] = CIFAR10) -> ImageSet:
+    """One black image of that shape in every split."""
+    index = torch.zeros(1, dtype=torch.long)
+    split = Split(torch.zeros(1, *shape, dtype=torch.uint8), index, index)
+    return ImageSet("folder:x", classes, split, split, split, split, "none", "")

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from apb_files import CASES
+from apb_files import CASES, CIFAR10, image_set
 from oracles import apb_networks as oracle
 from tiny_run import Tiny, advprune, refusal
 
-from advprune.data import ImageSet, Split
 from advprune.models import Architecture, build, checkpoint
 from advprune.models.benchmark import open_state
 from pipeline.recipe import Recipe
@@ -21,9 +20,6 @@ from pipeline.watch import Silent
 
 pytest_plugins = ("tiny_fixtures",)
 
-CIFAR10 = tuple(
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-)
 PLAIN = ((0.0,) * 3, (1.0,) * 3)
 Finished = Callable[..., Path]
 
@@ -47,9 +43,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:
         recipe = Recipe(method=method, model=architecture.model)
         inputs = {"finetune": Artifact(folder, manifest)}
         context = Context(recipe, inputs, tmp_path / "run", Silent())
-        pixels = torch.zeros(1, *architecture.shape, dtype=torch.uint8)
-        split = Split(pixels, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-        images = ImageSet("folder:x", classes, split, split, split, split, "none", "")
+        images = image_set(architecture.shape, classes)
         monkeypatch.setattr("pipeline.commands.apb.context_of", lambda _: context)
         monkeypatch.setattr("pipeline.commands.apb.images_of", lambda _: images)
         return tmp_path / "run"

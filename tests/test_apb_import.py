@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from apb_files import CASES, Case, weights
+from apb_files import CASES, Case, image_set, weights
 from oracles import apb_networks as oracle
 from tiny_run import Result, advprune, refusal
 from torch import Tensor
@@ -14,6 +14,7 @@ from advprune.errors import BadData, Incompatible, Refused
 from advprune.models import checkpoint
 from advprune.models.benchmark import FORMS, forms_of, open_state
 from advprune.models.state_dict import read_state_dict
+from pipeline.target import open_target
 
 EVERY = pytest.mark.parametrize(
     ("method", "network", "case"), [(*key, case) for key, case in CASES.items()]
@@ -115,6 +116,7 @@ def test_a_wrapped_file_becomes_a_checkpoint_of_ours(tmp_path: Path, wrapper: st
     assert (found["model"], found["network"]) == ("resnet18", "R18")
     assert found["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert found["next"] == f"advprune attack {out} --data cifar10 --protocol apb"
+    assert open_target(str(out), None, image_set((3, 32, 32)), "cpu").arch == "resnet18"
     ours = checkpoint.load(out).state_dict()
     assert torch.equal(ours["network.linear.weight"], state["linear.weight"])
     again, _ = read_state_dict(out / checkpoint.WEIGHTS)

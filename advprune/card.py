@@ -15,6 +15,7 @@ LEGEND = {
     "G": "all layers together",
     "LWM": "lowest weight magnitude",
     "SOLWM": "lowest magnitude after a solver",
+    "RELWM": "lowest magnitude under a regulariser",
     "LIS": "lowest importance score",
     "HGM": "highest gradient (magnitude)",
     "LGM": "lowest gradient magnitude",
@@ -32,6 +33,7 @@ class Card:
         entry: its name in the benchmark; "" where the benchmark does not list it.
         pipeline: whether it prunes after, before or during (adversarial) training.
         pretraining, finetuning: how the paper trains before and after, e.g. AT, TRADES, NT, none.
+        training: how it trains while it prunes, where the pipeline is "during".
         shots: one shot (1S) or iterative (IT).
         structure: US, or US+S with the structures that this implementation offers.
         locality: L, G or both.
@@ -49,6 +51,7 @@ class Card:
     pipeline: Literal["after", "before", "during"] = "after"
     pretraining: str = "AT"
     finetuning: str = "AT"
+    training: str = "AT"
     shots: Literal["1S", "IT"] = "1S"
     structure: str = "US"
     locality: Literal["L", "G", "L, G"] = "G"

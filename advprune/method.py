@@ -33,6 +33,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 import advprune.methods
+from advprune import undetermined
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.errors import Refused
@@ -207,9 +208,18 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[PruningMethod]:
-    """The class of one method. Raises Refused with the nearest names where there is none."""
+    """The class of one method.
+
+    Raises:
+        Refused: there is none, with the nearest names; or it is described and not built.
+    """
+    if name in undetermined.names():
+        raise Refused(
+            f"--method {name!r} is described, but not built: what is public of it leaves parts "
+            f"open, named by `advprune methods {name}`"
+        )
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.3)
+        near = difflib.get_close_matches(name, [*names(), *undetermined.names()], n=3, cutoff=0.3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names())}"
         raise Refused(f"--method {name!r} is not known; {hint} (see `advprune methods`)")
     importlib.import_module(f"advprune.methods.{name}")

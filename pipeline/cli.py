@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.arguments import LATEST, Json, Method, Run, Runs
+from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
 from pipeline.comparing import board, compare
 from pipeline.datasets import data
+from pipeline.describing import methods
+from pipeline.exchanging import apb
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.modelling import models
@@ -142,19 +144,12 @@ def report(
     return report(run, show, as_json)
 
 
+app.add_typer(apb, name="apb")
 app.command()(board)
 app.command()(compare)
 
 
-@app.command()
-def methods(
-    name: Method = None,
-    as_json: Json = False,
-) -> int:
-    """Show the taxonomy of the pruning methods, or the card of one."""
-    from pipeline.commands.methods import card, methods
-
-    return methods(as_json) if name is None else card(name, as_json)
+app.command()(methods)
 
 
 @app.command()

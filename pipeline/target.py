@@ -62,7 +62,7 @@ def open_target(
     if path.suffix == ".onnx":
         return _onnx(path, images, device)
     if path.is_dir():
-        net = checkpoint.load(path)
+        net, arch = checkpoint.load(path), checkpoint.load_architecture(path).model
     elif path.suffix in CHECKPOINTS:
         if arch is None:
             raise Refused(f"{text}: weights alone; say of which network: --arch NAME")

@@ -133,13 +133,13 @@ def test_the_benchmarks_protocol(tmp_path: Path) -> None:
     words = ("--arch", "digits_resnet", "--protocol", "apb", "--method", "hydra")
     result = attack(path, *words, "--limit-test", "12", "--attack", "fgsm", "--json")
     found = result.json["apb"]
-    assert found["model_key"] == f"AP_?_?_US_{round(100 * found['sparsity'])}"
+    assert found["model_key"] == f"HYDRA_Sehwag2020Hydra_?_?_US_{round(100 * found['sparsity'])}"
     assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert found["eps"] == 0.031
     assert found["images"] == 12
     assert found["ho_fmn"] is None
     assert found["autoattack"]["value"] <= found["clean"]["value"]
-    assert found["taxonomy"]["ap_key"] == "HYDRA"
+    assert found["taxonomy"]["ap_key"] == "HYDRA_Sehwag2020Hydra"
     assert found["taxonomy"]["A: Pretraining "] == "TRADES"
     assert found["taxonomy"]["Type of Pipeline:"] == "A"
 
@@ -174,6 +174,7 @@ def test_the_benchmarks_words() -> None:
     twinrep = apb.taxonomy(get("twinrep").card)
     assert twinrep["Type of Pipeline:"] == "D"
     assert not any("OneShot" in key for key in twinrep)
+    assert twinrep["D: Training step "] == "AT"
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ def test_names_and_images_are_described(name: str) -> None:
 
 # resnet18 as counted in the benchmark of adversarial pruning; vgg16_bn by Simonyan's table with one
 # 512xK head; the wide net by its 5.8 M and resnet20 by its 0.27 M with 2,560 shortcut weights. The
-# VGGs by the 15.312 M of HARP's and the exact count of GAP's, MobileNetV2 as torchvision's with ten
-# classes, and GoogLeNet likewise but for 64 filters of 3x3 in the place of 7x7.
+# VGGs by the 15.312 M of HARP's, 14.724 M of MAD's and 14.988 M of Li20's, and the exact count of
+# GAP's; MobileNetV2 as torchvision's with ten classes, and GoogLeNet likewise but for 64 filters of
+# 3x3 in the place of 7x7.
 @pytest.mark.parametrize(
     ("name", "total", "prunable"),
     [
@@ -84,6 +85,8 @@ def test_names_and_images_are_described(name: str) -> None:
         ("resnet20", 272_474, 270_896),
         ("vgg16_bn_fc3", 15_311_818, 15_302_848),
         ("vgg16_bn_drop", 14_991_946, 14_977_728),
+        ("vgg16_bn_avg", 14_724_042, 14_715_584),
+        ("vgg16_bn_avg_fc2", 14_987_722, 14_977_728),
         ("mobilenet_v2_cifar", 2_236_682, 2_202_560),
         ("googlenet_cifar", 5_602_474, 5_587_904),
     ],

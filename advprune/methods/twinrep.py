@@ -88,7 +88,7 @@ class TwinRep(StructuredMethod):
         pretraining="none",
         finetuning="none",
         structure="US+S",
-        criterion="lowest magnitude of a product",
+        criterion="RELWM",
     )
     moves_weights: ClassVar[bool] = True
     granularity: Literal["weight", "channel"] = Field(  # pyright: ignore

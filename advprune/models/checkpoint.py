@@ -136,16 +136,17 @@ def _read(path: Path) -> bytes:
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Iterator[str]:
     for name, want in expected.items():
         if name not in found:
-            yield f"{name} {_form(want)} is missing"
-        elif _form(found[name]) != _form(want):
-            yield f"{name} is {_form(found[name])}, must be {_form(want)}"
+            yield f"{name} {form_of(want)} is missing"
+        elif form_of(found[name]) != form_of(want):
+            yield f"{name} is {form_of(found[name])}, must be {form_of(want)}"
     for name in sorted(found.keys() - expected.keys()):
-        yield f"{name} {_form(found[name])} is unknown"
+        yield f"{name} {form_of(found[name])} is unknown"
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
 
 
-def _form(tensor: Tensor) -> str:
+def form_of(tensor: Tensor) -> str:
+    """Its type and shape, as a message names them."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

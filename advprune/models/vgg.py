@@ -81,3 +81,33 @@ def vgg16_bn_drop(classes: int, channels: int) -> nn.Module:
             linear2=nn.Linear(512, classes),
         )
     )
+
+
+@register
+def vgg16_bn_avg(classes: int, channels: int) -> nn.Module:
+    """VGG-16 of MAD, an average in place of the last max-pool, 14.7 M weights; for 32x32 images.
+
+    Lee et al. 2022: convolutions without bias.
+    """
+    features = _convolutions(channels, bias=False)[:-1]
+    return nn.Sequential(OrderedDict(features=features, **head(_FEATURES, classes)))
+
+
+@register
+def vgg16_bn_avg_fc2(classes: int, channels: int) -> nn.Module:
+    """VGG-16 of Li et al. 2020, an average and two linear layers, 15.0 M weights; for 32x32 images.
+
+    "Towards Practical Lottery Ticket Hypothesis for Adversarial Training": convolutions without
+    bias, batch norm between the linear layers.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            features=_convolutions(channels, bias=False)[:-1],
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(1),
+            linear1=nn.Linear(_FEATURES, 512),
+            bn=nn.BatchNorm1d(512),
+            relu=nn.ReLU(),
+            linear2=nn.Linear(512, classes),
+        )
+    )

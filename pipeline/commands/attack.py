@@ -19,6 +19,7 @@ from deploy.replay import Targets
 from deploy.verify import judge
 from deploy.words import interval
 from pipeline import apb
+from pipeline.apb.entries import key_of
 from pipeline.devices import fix_arithmetic, resolve_device
 from pipeline.files import write_json
 from pipeline.listed import HO_FMN, listed
@@ -105,7 +106,12 @@ def _apb(
     gone = sparsity(target)
     return {
         "model_key": apb.model_key(
-            target.arch, images.shape, images.classes, values["structured"], gone
+            target.arch,
+            images.shape,
+            images.classes,
+            values["structured"],
+            gone,
+            "AP" if card is None else key_of(card),
         ),
         "sparsity": gone,
         "taxonomy": None if card is None else apb.taxonomy(card),

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from advprune.card import LEGEND
+from advprune import undetermined
+from advprune.card import LEGEND, Card
 from advprune.method import PruningMethod, get, names
 from pipeline.options import choices_of
 from pipeline.resolve import method_settings, presets
@@ -41,6 +42,9 @@ def methods(as_json: bool) -> int:
     console = Console()
     console.print(table)
     console.print("\n" + "; ".join(f"{short} {long}" for short, long in LEGEND.items()) + ".")
+    if described := undetermined.names():
+        open_ones = "Described, but not built, as what is public of them leaves parts open: "
+        console.print(f"{open_ones}{', '.join(described)}.")
     console.print("More on one of them: advprune methods NAME")
     return 0
 
@@ -57,24 +61,36 @@ def card(name: str, as_json: bool) -> int:
 
 def taxonomy() -> list[dict[str, Any]]:
     """The row of every method."""
-    return [_row(name) for name in names()]
+    return [_row(name, get(name).card) for name in names()]
 
 
 def about(name: str) -> dict[str, Any]:
-    """Everything about one method. Raises Refused with the nearest names where there is none."""
+    """Everything about one method; of one that is only described, what is `missing`.
+
+    Raises:
+        Refused: with the nearest names where there is none.
+    """
+    if name in undetermined.names():
+        return {**_told(name, undetermined.card(name)), "options": [], "presets": {}}
     method = get(name)
     return {
-        **_row(name),
-        "paper": method.card.paper,
-        "equations": list(method.card.equations),
-        "departures": list(method.card.departures),
+        **_told(name, method.card),
         "options": _options(method),
         "presets": {preset: method_settings(preset, name) for preset in presets()},
     }
 
 
-def _row(name: str) -> dict[str, Any]:
-    card = get(name).card
+def _told(name: str, card: Card) -> dict[str, Any]:
+    return {
+        **_row(name, card),
+        "paper": card.paper,
+        "equations": list(card.equations),
+        "departures": list(card.departures),
+        "missing": list(card.missing),
+    }
+
+
+def _row(name: str, card: Card) -> dict[str, Any]:
     return {
         "method": name,
         "title": card.title,
@@ -114,7 +130,10 @@ def _print(about: dict[str, Any]) -> None:
     for axis in AXES:
         console.print(f"  {axis:12} {about[axis]}{spelled_out(about[axis])}")
     console.print(f"  {'benchmark':12} {about['benchmark'] or 'not listed'}")
-    section("Computes", [(f"{n}.", line) for n, line in enumerate(about["equations"], start=1)])
+    computes = "What is known" if about["missing"] else "Computes"
+    section(computes, [(f"{n}.", line) for n, line in enumerate(about["equations"], start=1)])
+    missing = [("-", line) for line in about["missing"]]
+    section("Not built, because its public description leaves open", missing)
     section(
         "Options",
         [

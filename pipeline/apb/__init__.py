@@ -16,6 +16,7 @@ from advprune.evaluate import craft, is_correct, predict, search
 from advprune.repro import derive
 from advprune.types import Classifier, Threat
 from deploy.statistics import share
+from pipeline.apb.entries import key_of, link_of
 
 EPS = 0.031
 FMN_EPS = 8 / 255
@@ -44,17 +45,19 @@ def model_key(
     classes: tuple[str, ...],
     shrinks: bool,
     sparsity: float,
+    method: str = "AP",
 ) -> str:
-    """`AP_{R18,V16}_{CIFAR10,SVHN}_{US,S}_{rate}`, with a question mark for what it has no word.
+    """`METHOD_{R18,V16}_{CIFAR10,SVHN}_{US,S}_{rate}`, a question mark for what it has no word.
 
     Args:
         shape, classes: of the images, which tell the data set.
         sparsity: share that is gone, in [0, 1); the key holds whole percents.
+        method: its key in the benchmark, where it is known.
     """
     network = _ARCHITECTURES.get(arch or "", "?")
     known = {tuple(_CIFAR10): "CIFAR10", tuple("0123456789"): "SVHN"}
     data = known.get(tuple(sorted(classes)), "?") if shape == _SHAPE else "?"
-    return f"AP_{network}_{data}_{'S' if shrinks else 'US'}_{round(100 * sparsity)}"
+    return f"{method}_{network}_{data}_{'S' if shrinks else 'US'}_{round(100 * sparsity)}"
 
 
 def taxonomy(card: Card) -> dict[str, str]:
@@ -64,11 +67,11 @@ def taxonomy(card: Card) -> dict[str, str]:
     steps = {
         "A": {"A: Pretraining ": card.pretraining, "A: Finetuning": card.finetuning},
         "B": {"B: Pruning step ": card.pretraining, "B: Training step ": card.finetuning},
-        "D": {"D: Training step ": card.finetuning},
+        "D": {"D: Training step ": card.training},
     }[letter]
     return {
-        "ap_key": card.entry or card.title,
-        "link_to_paper": card.paper,
+        "ap_key": key_of(card),
+        "link_to_paper": link_of(card),
         "Type of Pipeline:": letter,
         **steps,
         **({shots: card.shots} if letter != "D" else {}),

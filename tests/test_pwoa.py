@@ -204,6 +204,17 @@ def test_rho_follows_the_length_of_the_pull_unless_told() -> None:
     assert float(started(pwoa(rho=0.3), make_net())["rho"]) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("allocation", ["erk", "lamp"])
+def test_the_counts_are_the_allocation_s_and_fixed_at_the_start(allocation: Any) -> None:
+    net, method = make_net(), pwoa(allocation=allocation)
+    expected = allocate(allocation, prunable_weights(net), 0.75)
+    state = started(method, net)
+    for weight in prunable_weights(net).values():
+        weight.mul_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(8)))
+    masks = method.finish(net, state, TASK)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == expected
+
+
 # Channels
 
 

@@ -15,7 +15,7 @@ The teacher is in the state of the search, under the names of its tensors.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -54,8 +54,8 @@ class PwoA(StructuredMethod):
             "KD = T^2 KL(p_teacher(x) || p(x)) at T = 30, the teacher being the network before",
             "pull: SGD on KD + sum over layers of rho/2 |W - Z + U|^2; now and then rho <- 1.35 "
             "rho, Z <- Proj(W + U), U <- U + W - Z",
-            "cut, once, a third into the run: the units of largest L2 norm stay, the same share of "
-            "each layer",
+            "cut, once, a third into the run: of each layer the units of largest L2 norm stay, in "
+            "the paper the same share of all",
             "tune: SGD on KD + sum over z of 2e-5 nHSIC(x, z) - 1e-4 nHSIC(y, z), what was cut "
             "held at zero",
             "nHSIC = trace(K(K + eNI)^-1 L(L + eNI)^-1), e = 1e-5, of centred kernels: Gaussian "
@@ -82,6 +82,9 @@ class PwoA(StructuredMethod):
         criterion="SOLWM",
     )
     moves_weights: ClassVar[bool] = True
+    allocation: Literal["uniform", "erk", "lamp"] = Field(
+        default="uniform", description="layer densities, fixed before the search"
+    )
     prune_at: float = Field(
         default=1 / 3, ge=0, le=1, description="share of the run before the cut"
     )
@@ -100,7 +103,7 @@ class PwoA(StructuredMethod):
 
     def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
         units, weights = self.units(net, task), prunable_weights(net)
-        kept = units.counts("uniform", units.norms(weights), self.sparsity)
+        kept = units.counts(self.allocation, units.norms(weights), self.sparsity)
         steps = max(1, self._cut_at(optimisation.steps))
         rho = PULL / (optimisation.lr * steps) if self.rho is None else self.rho
         return {

@@ -7,6 +7,7 @@ from typing import Literal
 LEGEND = {
     "AT": "adversarial training",
     "NT": "natural training",
+    "KD": "knowledge distillation",
     "1S": "one shot",
     "IT": "iterative",
     "US": "unstructured",

@@ -22,7 +22,8 @@ from advprune.precision import Precision, answer
 from advprune.spans import span
 from advprune.types import Classifier, Images, Labels, Logits, Threat
 
-ObjectiveName = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm"]
+Untaught = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm"]
+ObjectiveName = Literal[Untaught, "kd"]  # which learns from a teacher, see `distillation`
 SINGLE_STEP = ("fgsm-rs", "n-fgsm")  # they may overfit from one epoch to the next, see `watchdog`
 
 # Weight of the robust term in the papers' code, for the objectives that have one.
@@ -46,7 +47,7 @@ class Objective:
     Args:
         name: natural; pgd (Madry et al. 2018); trades (Zhang et al. 2019); mart (Wang et al.
             2020); mad, the fine-tuning of Lee et al. (2022); and, with an attack of one step,
-            fgsm-rs (Wong et al. 2020) and n-fgsm (de Jorge et al. 2022).
+            fgsm-rs (Wong et al. 2020) and n-fgsm (de Jorge et al. 2022); kd is `Distilled`.
         threat: the ball of the attack inside.
         steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10,
             and by 1.25 eps at most. Single-step objectives are only measured with so many.

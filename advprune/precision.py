@@ -7,15 +7,14 @@ logits, losses, scores and rates. What is measured afterwards is always measured
 from typing import Literal, get_args
 
 import torch
-from torch import nn
 
 from advprune.errors import Refused
-from advprune.types import Images, Logits
+from advprune.types import Classifier, Images, Logits
 
 Precision = Literal["fp32", "bf16"]
 
 
-def answer(net: nn.Module, images: Images, precision: Precision) -> Logits:
+def answer(net: Classifier, images: Images, precision: Precision) -> Logits:
     """Logits of a network whose layers compute in this precision.
 
     What learns, batch statistics, the input and the logits are float32 in both.

@@ -11,7 +11,7 @@ from advprune.data import ImageSet, Split
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
 from pipeline.devices import fix_arithmetic, platform, resolve_device
-from pipeline.recipe import Recipe, RobustTraining
+from pipeline.recipe import Recipe, Teachable
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (
     adversarial,
@@ -102,6 +102,7 @@ _TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
 def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     """Seconds of each training stage: one measured step of its objective, times its steps."""
     from advprune.batches import Batch
+    from advprune.distillation import taught_by
     from advprune.objectives import Objective
     from advprune.repro import ImageRandom
     from pipeline.beginning import begin
@@ -115,7 +116,8 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
         chosen = slice(0, min(_PROBE, len(probe)))
         floats = probe.images[chosen].float() / 255
         batch = Batch(floats, probe.labels[chosen], ImageRandom(0, probe.indices[chosen]))
-        objective, elapsed = objective.for_training(net, floats, _PROBE), math.inf
+        objective = taught_by(objective, net).for_training(net, floats, _PROBE)
+        elapsed = math.inf
         for _ in range(3):  # the first one also pays for warming up
             started = time.perf_counter()
             objective(net, batch).value.backward()
@@ -126,7 +128,7 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     # Extra images join every batch one for one.
     an_epoch = len(images.train) * (1 if images.extra is None else 2)
 
-    def total(training: RobustTraining) -> float:
+    def total(training: Teachable) -> float:
         cost = seconds_per_image(recipe.robust_objective(training))
         return training.epochs * an_epoch * cost
 

@@ -18,7 +18,7 @@ from advprune.attacks.spec import parse
 from advprune.data import Reading
 from advprune.errors import Refused
 from advprune.method import PruningMethod, Sparsity, get
-from advprune.objectives import Objective, ObjectiveName
+from advprune.objectives import Objective, ObjectiveName, Untaught
 from advprune.train import Schedule
 from advprune.types import Norm, Threat
 from deploy.policies import Terms
@@ -60,10 +60,26 @@ class Training(Section):
         return Schedule(**self.model_dump(include=set(Training.model_fields)))
 
 
-class RobustTraining(Training):
+def _learns_alone(value: Any) -> Any:
+    if value == "kd":
+        raise ValueError(
+            "kd has a teacher, the network of the stage adversarial, only while what is left of it "
+            "is fine-tuned; give --set finetune.objective=kd"
+        )
+    return value
+
+
+class Teachable(Training):
     """A stage that trains under an objective of its own, or under the recipe's."""
 
     objective: ObjectiveName | None = None
+
+
+class RobustTraining(Teachable):
+    """One that has no robust network to learn from."""
+
+    objective: Untaught | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    _alone = field_validator("objective", mode="before")(_learns_alone)
 
 
 class Quantization(RobustTraining):
@@ -147,7 +163,7 @@ class Recipe(Section):
     weights: Path | None = None
     freeze: Names = ()
     normalize: Literal["data", "imagenet", "none"] = "data"
-    objective: ObjectiveName = "pgd"
+    objective: Untaught = "pgd"
     norm: Norm = "linf"  # before eps, which it bounds
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
@@ -161,10 +177,11 @@ class Recipe(Section):
     standard: Training = Training(epochs=100)
     adversarial: RobustTraining = RobustTraining(epochs=100)
     prune: RobustTraining = RobustTraining(epochs=20)
-    finetune: RobustTraining = RobustTraining(epochs=100, lr=0.01)
+    finetune: Teachable = Teachable(epochs=100, lr=0.01)
     quantize: Quantization = Quantization(epochs=10, lr=0.01)
     verify: Verification = Verification()
     gate: Gate = Gate()
+    _alone = field_validator("objective", mode="before")(_learns_alone)
 
     def reading(self) -> Reading:
         """How image files are read."""
@@ -173,7 +190,7 @@ class Recipe(Section):
     def threat(self) -> Threat:
         return Threat(eps=self.eps, norm=self.norm)
 
-    def robust_objective(self, stage: RobustTraining) -> Objective:
+    def robust_objective(self, stage: Teachable) -> Objective:
         """The objective of a stage: its own, else the recipe's."""
         return self._objective(stage.objective or self.objective)
 

@@ -17,6 +17,10 @@ MEANINGS = {
         "0 measures at the end alone and keeps the last"
     ),
     "*.objective": "of this stage; the recipe's if not given",
+    "finetune.objective": (
+        "of this stage; the recipe's if not given. `kd` learns from the answers of the network of "
+        "the stage adversarial, and attacks nothing"
+    ),
     "quantize.calibration": "how ranges of activations are found",
     "quantize.scales": "of activations, while training through 8 bits",
     "quantize.distill": "share of the float network's answers in the loss of that training",

@@ -1,14 +1,7 @@
 """R-ADMM: robust training that pulls the weights onto a sparse set, then cuts (Ye et al. 2019).
 
-Minimise the adversarial loss over W with W in the set of sparse weights, by ADMM:
-
-    W  <- descend  L_robust(W) + sum_l rho / 2 |W_l - Z_l + U_l|^2      every step
-    Z  <- Proj(W + U)                                                    now and then
-    U  <- U + W - Z
-
-from Z = Proj(W), U = 0, with rho growing by 1.3 before each such update. Proj keeps, in each layer
-or group of channels, the units of largest L2 norm. At the end the same rule cuts W itself; what
-follows is the robust fine-tuning with the mask held.
+Minimise the adversarial loss over W with W in the set of sparse weights, by ADMM (see `admm`), with
+rho growing by 1.3 before each update. What follows is the robust fine-tuning with the mask held.
 
 U is a constant of the descent. In the released code it is not: after m updates it carries m copies
 of W, which multiplies the gradient of the penalty by m + 1 (`dual=released` reproduces that).
@@ -16,15 +9,15 @@ of W, which multiplies the gradient of the penalty by m + 1 (`dual=released` rep
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from advprune import admm
 from advprune.batches import Batch
 from advprune.card import Card
 from advprune.masking import prunable_weights
 from advprune.method import Optimisation, Progress, State, Task, register
-from advprune.models import logits_layer, prunable
+from advprune.models import logits_layer
 from advprune.objectives import Loss
 from advprune.structured import AS_ONE, StructuredMethod
 from advprune.types import Masks
@@ -91,52 +84,19 @@ class Radmm(StructuredMethod):
         # Of single weights the norms are magnitudes, which is all that ERK and LAMP look at.
         kept = units.counts(self.allocation, units.norms(weights), self.sparsity, dense=dense)
         default = PULL / (optimisation.lr * max(1, optimisation.steps))
-        state = {
-            "rho": torch.tensor(default if self.rho is None else self.rho),
-            "updates": torch.tensor(0),
-            **{f"kept/{name}": torch.tensor(count) for name, count in kept.items()},
-        }
-        projected = self._project(units, weights, state)
-        for name, weight in weights.items():
-            state[f"Z/{name}"] = projected[name]
-            state[f"U/{name}"] = torch.zeros_like(weight)
-        return state
+        return admm.begin(units, weights, kept, default if self.rho is None else self.rho)
 
     def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:
         robust = task.objective(net, batch)
         return Loss(robust.value + self.penalty(net, state), robust.correct)
 
     def penalty(self, net: nn.Module, state: State) -> Tensor:
-        """sum_l rho / 2 |W_l - Z_l + U_l|^2."""
-        distances = [
-            (layer.weight - state[f"Z/{name}"] + state[f"U/{name}"]).square().sum()
-            for name, layer in prunable(net).items()
-        ]
         copies = float(state["updates"]) + 1.0 if self.dual == "released" else 1.0
-        return 0.5 * float(state["rho"]) * copies * torch.stack(distances).sum()
+        return admm.penalty(net, state, copies)
 
-    @torch.no_grad()
     def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> None:
-        # An update is due where the share of the run that is done passes k / (updates + 1).
-        due = min(self.updates, progress.step * (self.updates + 1) // progress.steps)
-        if due <= int(state["updates"]):
-            return
-        state["updates"] += 1
-        state["rho"] *= self.rho_growth
-        weights = prunable_weights(net)
-        moved = {name: weight + state[f"U/{name}"] for name, weight in weights.items()}
-        projected = self._project(self.units(net, task), moved, state)
-        for name, weight in weights.items():
-            state[f"Z/{name}"].copy_(projected[name])
-            state[f"U/{name}"].add_(weight - projected[name])
+        if admm.due(state, progress.step, progress.steps, self.updates):
+            admm.update(self.units(net, task), prunable_weights(net), state, self.rho_growth)
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        return self._masks(self.units(net, task), prunable_weights(net), state)
-
-    def _masks(self, units: Units, weights: dict[str, Tensor], state: State) -> Masks:
-        counts = {name: int(state[f"kept/{name}"]) for name in units.sizes}
-        return units.select(units.norms(weights), counts)
-
-    def _project(self, units: Units, weights: dict[str, Tensor], state: State) -> dict[str, Tensor]:
-        masks = self._masks(units, weights, state)
-        return {name: weight * masks[name].to(weight.device) for name, weight in weights.items()}
+        return admm.select(self.units(net, task), prunable_weights(net), state)

@@ -1,7 +1,8 @@
 """Stage 4: robust fine-tuning of what is left.
 
 Removed weights stay exactly zero, their masks held. Removed channels are cut out first, which is
-the same function and a fraction of the work.
+the same function and a fraction of the work. Under the objective kd the dense robust network is the
+teacher, and the stage depends on it.
 """
 
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from advprune.distillation import taught_by
 from advprune.errors import BadData
 from advprune.masking import hold
 from advprune.masks import load_masks
@@ -33,6 +35,7 @@ STRUCTURE = "structure.json"
 def stage(recipe: Recipe) -> Stage:
     objective = recipe.robust_objective(recipe.finetune)
     shrinks = recipe.pruning_method().shrinks
+    taught = objective.name == "kd"
 
     def run(context: Context) -> Metrics:
         masks = load_masks(context["prune"].file("masks.safetensors"))
@@ -44,7 +47,9 @@ def stage(recipe: Recipe) -> Stage:
             hold(net, {name: mask.to(device) for name, mask in masks.items()})
         else:
             net, architecture = small.net, replace(architecture, widths=small.widths)
-        net, trained = train(context, net, architecture, context.recipe.finetune, objective)
+        teacher = network_of(context, "adversarial") if taught else None
+        learns = taught_by(objective, teacher) if teacher else objective
+        net, trained = train(context, net, architecture, context.recipe.finetune, learns)
         kept = _count(net, masks)
         return {
             "sparsity": 1.0 - kept / sum(mask.numel() for mask in masks.values()),
@@ -52,7 +57,8 @@ def stage(recipe: Recipe) -> Stage:
         }
 
     config = settings(recipe, recipe.finetune, objective)
-    return Stage("finetune", ("data", "prune"), config, run, version=3)
+    needs = ("data", "prune", "adversarial") if taught else ("data", "prune")
+    return Stage("finetune", needs, config, run, version=3)
 
 
 def _cut(context: Context, net: nn.Module) -> Compact:

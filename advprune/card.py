@@ -7,6 +7,7 @@ from typing import Literal
 LEGEND = {
     "AT": "adversarial training",
     "NT": "natural training",
+    "FGSM": "adversarial training by single steps",
     "1S": "one shot",
     "IT": "iterative",
     "US": "unstructured",

@@ -1,0 +1,1 @@
+"""Cards of published methods that their public descriptions do not determine."""

@@ -8,6 +8,7 @@ LEGEND = {
     "AT": "adversarial training",
     "NT": "natural training",
     "KD": "knowledge distillation",
+    "FGSM": "adversarial training by single steps",
     "1S": "one shot",
     "IT": "iterative",
     "US": "unstructured",

@@ -8,6 +8,7 @@ effective weights into a fresh, plain network.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,19 @@ def maskings(net: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         if parametrize.is_parametrized(module, "weight"):
             stack: nn.ModuleList = module.parametrizations.weight  # pyright: ignore
             yield f"{name}.weight", module, stack[0]
+
+
+@contextmanager
+def bare(net: nn.Module) -> Iterator[None]:
+    """The network without parametrisations for a while, to trace it; its parameters stay."""
+    attached = [(layer, masking) for _, layer, masking in maskings(net)]
+    for layer, _ in attached:
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    try:
+        yield
+    finally:
+        for layer, masking in attached:
+            parametrize.register_parametrization(layer, "weight", masking)
 
 
 def refresh(net: nn.Module) -> None:

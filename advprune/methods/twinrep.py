@@ -11,8 +11,6 @@ plain one again.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from advprune.card import Card
 from advprune.channel_units import ChannelUnits
-from advprune.masking import attach, current_masks, maskings, prunable_weights
+from advprune.masking import attach, bare, current_masks, maskings, prunable_weights
 from advprune.method import Optimisation, Progress, State, Task, register
 from advprune.repro import generator
 from advprune.structured import StructuredMethod
@@ -139,20 +137,7 @@ class TwinRep(StructuredMethod):
     def _select(self, net: nn.Module, task: Task) -> Masks:
         """The masks of the largest products as they stand."""
         weights = prunable_weights(net)
-        with _factors_off(net):
+        with bare(net):
             units = self.units(net, task)
         norms = units.norms(weights)
         return units.select(norms, units.counts("global", norms, self.sparsity))
-
-
-@contextmanager
-def _factors_off(net: nn.Module) -> Iterator[None]:
-    """The network without parametrisations for a while, to trace it; its parameters stay."""
-    attached = [(layer, masking) for _, layer, masking in maskings(net)]
-    for layer, _ in attached:
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-    try:
-        yield
-    finally:
-        for layer, masking in attached:
-            parametrize.register_parametrization(layer, "weight", masking)

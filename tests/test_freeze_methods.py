@@ -90,10 +90,11 @@ def test_a_network_of_which_only_the_head_is_left_is_pruned_there_or_refused(
 ) -> None:
     net = frozen_net(("network.conv1", "network.conv2", "network.conv3"))
     dense = type(method).__name__ in ("Gap", "Gradient") or getattr(method, "head", "") == "dense"
+    granularity = getattr(method, "granularity", "weight")
     if method.shrinks:
         with pytest.raises(Incompatible, match="or freeze fewer layers"):
             search(method, net)
-    elif dense and getattr(method, "granularity", "weight") == "weight":
+    elif granularity == "kernel" or (dense and granularity == "weight"):
         with pytest.raises(BadData, match="keeps every layer of this network"):
             search(method, net)
     else:

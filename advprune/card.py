@@ -18,6 +18,7 @@ LEGEND = {
     "LIS": "lowest importance score",
     "HGM": "highest gradient (magnitude)",
     "LGM": "lowest gradient magnitude",
+    "BCS": "Bayesian connectivity sampling",
 }
 
 

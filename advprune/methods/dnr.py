@@ -33,7 +33,7 @@ from advprune.repro import generator
 from advprune.rewiring import begin, droppable, dropped, impose, portion, rewired, rewirings
 from advprune.types import Masks
 
-# rho * lr * steps of R-ADMM's released run, for want of DNR's own.
+# rho * lr * steps of R-ADMM's released run: DNR's own is not known.
 PULL = 0.782
 
 
@@ -55,11 +55,11 @@ class Dnr(PruningMethod):
             "p falls from a half to zero with a cosine; equal densities at the start",
         ),
         departures=(
-            "the abstract and a code for testing are public to us: a hybrid loss, a dynamic L2 "
-            "penalty, layers by normalised momentum. Rewiring is that of sparse momentum, whose "
-            "code is public; beta, rho and p are options, and their defaults not the paper's",
-            "the penalty is R-ADMM's, of which the abstract only says that it is dynamic",
-            "single weights; channels are pruned in the paper, by a rule that is not public to us",
+            "built from the abstract and a released code that only tests: a hybrid loss, a dynamic "
+            "L2 penalty, layers by normalised momentum. The rewiring is that of sparse momentum, "
+            "whose code is public; beta, rho and p are options, and not the paper's numbers",
+            "the penalty is R-ADMM's; the abstract says no more of it than that it is dynamic",
+            "single weights only: how the paper prunes channels, its abstract does not say",
             "none is grown that was just dropped; sparse momentum may",
         ),
         pipeline="during",

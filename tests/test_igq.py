@@ -1,6 +1,7 @@
 """Ideal gas quotas: one force presses all layers, and small ones give way least."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_larger_layers_keep_more_weights_and_a_smaller_share(sizes: list[int], s
     total = sum(sizes) - sum(sizes) * share // 1000
     assume(total >= len(sizes))
     pairs = sorted(zip(sizes, igq(layers(sizes), total).values(), strict=True))
-    for (small, few), (large, many) in zip(pairs, pairs[1:], strict=False):
+    for (small, few), (large, many) in pairwise(pairs):
         assert few <= many + 1
         assert Fraction(many, large) <= Fraction(few + 2, small)
 

@@ -55,10 +55,11 @@ class Dnr(PruningMethod):
             "p falls from a half to zero with a cosine; equal densities at the start",
         ),
         departures=(
-            "built from the abstract and a released code that only tests: a hybrid loss, a dynamic "
-            "L2 penalty, layers by normalised momentum. The rewiring is that of sparse momentum, "
-            "whose code is public; beta, rho and p are options, and not the paper's numbers",
-            "the penalty is R-ADMM's; the abstract says no more of it than that it is dynamic",
+            "built from the abstract and a released code that only tests: constrained optimisation "
+            "under a hybrid loss, layers by normalised momentum. The rewiring is that of sparse "
+            "momentum, whose code is public; beta, rho and p are options, not the paper's numbers",
+            "the penalty is R-ADMM's, taken anew at each rewiring, for a dynamic L2 penalty that "
+            "is known by name alone",
             "single weights only: how the paper prunes channels, its abstract does not say",
             "none is grown that was just dropped; sparse momentum may",
         ),

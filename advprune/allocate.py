@@ -15,6 +15,7 @@ from advprune.masks import kept_count
 
 Weights = Mapping[str, Tensor]
 Counts = dict[str, int]
+_HALVINGS = 100  # more than a float64 has bits
 
 
 def distribute(wanted: Mapping[str, float], sizes: Mapping[str, int], total: int) -> Counts:
@@ -93,11 +94,30 @@ def global_magnitude(weights: Weights, total: int) -> Counts:
     return global_counts({name: weight.detach().abs() for name, weight in weights.items()}, total)
 
 
+def igq(weights: Weights, total: int) -> Counts:
+    """Ideal gas quotas (Vysogorets and Kempe 2023): of a layer of n stay n / (1 + F n).
+
+    Counts are drawn together: small layers keep most of theirs, and none more than 1 / F. F is what
+    spends the budget.
+    """
+    sizes = _sizes(weights)
+
+    def kept(force: float) -> dict[str, float]:
+        return {name: size / (1.0 + force * size) for name, size in sizes.items()}
+
+    low, high = 0.0, len(sizes) / max(total, 1)  # as many layers of 1 / F at most are the budget
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if sum(kept(middle).values()) > total else (low, middle)
+    return distribute(kept(low), sizes, total)
+
+
 ALLOCATIONS: dict[str, Callable[[Weights, int], Counts]] = {
     "uniform": uniform,
     "erk": erk,
     "lamp": lamp,
     "global": global_magnitude,
+    "igq": igq,
 }
 
 

@@ -21,6 +21,7 @@ LEGEND = {
     "LIS": "lowest importance score",
     "HGM": "highest gradient (magnitude)",
     "LGM": "lowest gradient magnitude",
+    "BCS": "Bayesian connectivity sampling",
 }
 
 

@@ -15,6 +15,7 @@ LEGEND = {
     "G": "all layers together",
     "LWM": "lowest weight magnitude",
     "SOLWM": "lowest magnitude after a solver",
+    "RELWM": "lowest magnitude under a regulariser",
     "LIS": "lowest importance score",
     "HGM": "highest gradient (magnitude)",
     "LGM": "lowest gradient magnitude",

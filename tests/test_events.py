@@ -1,64 +1,17 @@
 """What a method does beside learning is counted, checkpointed, and answered by the loop."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from pydantic import Field
 from safetensors.torch import load, save
-from torch import Tensor, nn
-from toy import Memory, make_images, make_net, make_task, same, snapshot
+from scripted import EPOCH_STEPS, EPOCHS, IMAGES, Scripted, run
+from torch import Tensor
+from toy import Memory, make_net, make_task, same, snapshot
 
-from advprune.card import Card
 from advprune.events import Event, forget_removed
 from advprune.masking import Fixed, attach, maskings
-from advprune.method import Optimisation, Progress, PruningMethod, State, Task
 from advprune.train import Schedule, Trained, fit
-from advprune.types import Masks
-
-IMAGES = make_images(train=24, val=9)
-EPOCH_STEPS, EPOCHS = 2, 4
-SCHEDULE = Schedule(epochs=EPOCHS, batch_size=12, lr=0.1, validate_every=1)
-
-
-class Scripted(PruningMethod):
-    """Does at each step what it is told to; the weights of the start are in its state."""
-
-    card: ClassVar[Card] = Card(title="x", paper="x", year=2026, summary="x", equations=("x",))
-    script: dict[int, Any] = Field(default={})
-    rounds: int = 1
-
-    def start(self, net: nn.Module, task: Task, optimisation: Optimisation) -> State:
-        attach(net, lambda _, weight: Fixed(torch.ones_like(weight, dtype=torch.bool)))
-        return {"told": torch.tensor(0.0), **{f"start/{k}": v for k, v in snapshot(net).items()}}
-
-    def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> Event | None:
-        event = self.script.get(progress.step)
-        if event is not None and event & (Event.PRUNE | Event.REWIRE):
-            for _, _, masking in maskings(net):
-                mask: Tensor = masking.mask  # pyright: ignore
-                mask.copy_(torch.rand(mask.shape, generator=torch.Generator().manual_seed(7)) > 0.5)
-        if event is not None and Event.REWIND in event:
-            rewound = {k.removeprefix("start/"): v for k, v in state.items() if "/" in k}
-            net.load_state_dict(rewound)
-        return event
-
-    def measured(self, state: State, row: Mapping[str, float]) -> None:
-        state["told"] += row["epoch"] + row.get("val_robust", 0.0)
-
-    def pace(self, fraction: float) -> float:
-        return self.rounds * fraction % 1.0
-
-    def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
-        raise NotImplementedError
-
-
-def run(script: dict[int, Event], memory: Memory | None = None, **options: Any) -> tuple:
-    net = make_net()
-    memory = memory or Memory(every=1)
-    trained = fit(net, IMAGES, make_task(), SCHEDULE, memory, Scripted(script=script, **options))
-    return net, trained, memory
 
 
 def rows(trained: Trained, key: str) -> list[Any]:

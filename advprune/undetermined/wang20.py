@@ -16,6 +16,7 @@ CARD = Card(
         "the benchmark lists iterative magnitude pruning of all layers together, with adversarial "
         "training before and after: sehwag19 with --allocation global is that",
     ),
+    pipeline="before",
     shots="IT",
     criterion="LWM",
     missing=(

@@ -57,7 +57,7 @@ class Cell(Result):
 
 
 def jobs(seeds: Iterable[int]) -> list[Job]:
-    """Methods in the order of the alphabet, so that a seed's first one trains its dense network."""
+    """Every method in all its forms, at three sparsities."""
     from advprune.method import names
 
     found = []
@@ -67,8 +67,17 @@ def jobs(seeds: Iterable[int]) -> list[Job]:
                 for sparsity in UNSTRUCTURED if structure == "US" else STRUCTURED:
                     settings = {"method": name, **options, **epochs(name), **SHARED}
                     found.append(Job(f"{name} {structure}", sparsity, seed, settings))
-    # Whatever hardens a dense network first goes first: those after it share that network.
-    return sorted(found, key=lambda job: (job.seed, job.settings["adversarial.epochs"] == 0))
+    # Column by column, so that one that is broken off leaves whole ones behind; and what hardens a
+    # dense network before what does not, for others share it.
+    order = [one for pair in zip(UNSTRUCTURED, STRUCTURED, strict=True) for one in pair]
+    return sorted(
+        found,
+        key=lambda job: (
+            job.seed,
+            order.index(job.sparsity),
+            job.settings["adversarial.epochs"] == 0,
+        ),
+    )
 
 
 def forms(name: str) -> dict[str, dict[str, Any]]:

@@ -32,10 +32,10 @@ from fair_table import render
 from grid import Job, Result, outcome_of, run, write_section
 
 CELLS = Path(__file__).with_name("fair-digits.jsonl")
-UNSTRUCTURED, STRUCTURED = (0.9, 0.95, 0.99), (0.5, 0.75, 0.9)
+SPARSITIES = {"US": (0.9, 0.95, 0.99), "S": (0.5, 0.75, 0.9)}
 DENSE, SEARCH, AFTER = 8, 4, 12  # epochs; a search is a part of what comes after
 TICKET = 8  # epochs of the search for a ticket, of the 20
-AUTOATTACK_IMAGES = 64
+AUTOATTACK_IMAGES = 32
 SHARED: dict[str, Any] = {
     "standard.epochs": 0,
     "quantize.how": "ptq",
@@ -64,17 +64,16 @@ def jobs(seeds: Iterable[int]) -> list[Job]:
     for seed in seeds:
         for name in names():
             for structure, options in forms(name).items():
-                for sparsity in UNSTRUCTURED if structure == "US" else STRUCTURED:
+                for sparsity in SPARSITIES[structure]:
                     settings = {"method": name, **options, **epochs(name), **SHARED}
                     found.append(Job(f"{name} {structure}", sparsity, seed, settings))
     # Column by column, so that one that is broken off leaves whole ones behind; and what hardens a
     # dense network before what does not, for others share it.
-    order = [one for pair in zip(UNSTRUCTURED, STRUCTURED, strict=True) for one in pair]
     return sorted(
         found,
         key=lambda job: (
             job.seed,
-            order.index(job.sparsity),
+            SPARSITIES[job.row.split()[1]].index(job.sparsity),
             job.settings["adversarial.epochs"] == 0,
         ),
     )
@@ -88,12 +87,12 @@ def forms(name: str) -> dict[str, dict[str, Any]]:
     offered = get_args(granularity.annotation) if granularity else ()
     channels = next((one for one in ("filter", "channel") if one in offered), None)
     found: dict[str, dict[str, Any]] = {}
-    if not get(name)().shrinks:
+    if not offered or "weight" in offered:
         found["US"] = {}
     if channels:
         found["S"] = {"options.granularity": channels, **WIDTHS}
-    elif get(name)().shrinks:
-        found["S"] = dict(WIDTHS)
+    elif "US" not in found:  # kernels
+        found["S"] = {}
     return found
 
 

@@ -31,6 +31,7 @@ SMALL = with_settings(
         "limit_train": 1024,
         "limit_test": 50,
         "attack_steps": 1,
+        "precision": "fp32",  # whatever this processor multiplies
         **{f"{stage}.epochs": 3 if stage == "prune" else 1 for stage in TRAINING},
         **{f"{stage}.batch_size": 64 for stage in TRAINING},
     }

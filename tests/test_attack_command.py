@@ -1,6 +1,7 @@
 """Any model can be attacked: by a suite, by attacks of one's choice, as the benchmark does."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,9 @@ def test_a_graph_without_gradients_is_asked_for_its_scores(engine: Path, tmp_pat
     assert "by its scores alone" in shown.out
 
 
-def test_the_benchmarks_protocol(tmp_path: Path) -> None:
+def test_the_benchmarks_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a checkpoint of torch whose weights are half gone, in a file of the benchmark's kind."""
+    monkeypatch.setattr(apb, "autoattack", partial(apb.autoattack, steps=5, queries=50))
     net = build(Architecture("digits_resnet", 10, (1, 8, 8), (0.0,), (1.0,)))
     inner = {
         f"module.{name.removeprefix('network.')}": value

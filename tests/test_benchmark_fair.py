@@ -142,6 +142,10 @@ def test_every_method_in_all_its_forms_has_the_same_epochs() -> None:
         assert job.settings["standard.epochs"] == 0
         assert (spent[1] > 0) == get(job.settings["method"])().searches
     assert len({fair.key(job) for job in todo}) == len(todo)
+    assert {(job.row.split()[1], job.sparsity) for job in todo} == {
+        *(("US", sparsity) for sparsity in (0.9, 0.95, 0.99)),
+        *(("S", sparsity) for sparsity in (0.5, 0.75, 0.9)),
+    }
 
 
 def test_who_trains_from_scratch_gets_no_dense_network() -> None:
@@ -161,6 +165,7 @@ def test_who_trains_from_scratch_gets_no_dense_network() -> None:
 def test_channels_are_taken_where_a_method_has_them() -> None:
     assert set(fair.forms("hydra")) == {"US"} and set(fair.forms("anp_vs")) == {"S"}
     assert fair.forms("harp")["S"]["options.granularity"] == "channel"
+    assert fair.forms("sr_gkp") == {"S": {}}
 
 
 # Cells ------------------------------------------------------------------------------------------

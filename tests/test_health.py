@@ -298,6 +298,16 @@ def test_a_plain_network_must_fall() -> None:
     assert strength.anchor(targets, made_up(targets, survivors=alone)) == []
 
 
+def test_a_plain_network_that_was_never_trained_need_not_fall() -> None:
+    """It answers one class to everything, so a tenth of the images withstand whatever is done."""
+    targets = make_targets()
+    evidence = made_up(targets, survivors=survivors(targets, transfer=6))
+    assert worst(strength.anchor(targets, evidence)) == "SUSPECT"
+    constant = torch.zeros_like(targets.clean["standard"])
+    targets.clean = {**targets.clean, "standard": constant}
+    assert strength.anchor(targets, evidence) == []
+
+
 def test_a_headline_that_spares_an_attack_is_invalid() -> None:
     targets = make_targets()
     right = targets.survivors(targets.clean)

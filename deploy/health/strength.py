@@ -140,10 +140,14 @@ def noise_loses(probe: Probe, engine: str) -> Check:
 def anchor(targets: Targets, evidence: Evidence) -> list[Check]:
     """H23. A network that was never hardened must fall, or the attack or its eps is too weak.
 
-    Nothing to say where no such network is among the twins.
+    Nothing to say where no such network is among the twins, or where it is as it was drawn: who
+    prunes from the start trains none, and what answers alike to everything withstands everything.
     """
     survivors = evidence.survivors.get(transfer_name(targets, PLAIN))
     if survivors is None:
+        return []
+    right = targets.survivors(targets.clean)[PLAIN].double().mean().item()
+    if right < 2.0 / targets.clean[PLAIN].shape[1]:
         return []
     share = survivors[PLAIN].double().mean().item()
     what = f"{PLAIN}: robust accuracy of the network that was not hardened, white-box"

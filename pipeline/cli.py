@@ -14,6 +14,7 @@ import typer
 
 from pipeline.arguments import LATEST, Json, Run, Runs
 from pipeline.bundling import bundle
+from pipeline.carrying_out import plan, run, sweep
 from pipeline.comparing import board, compare
 from pipeline.datasets import data
 from pipeline.describing import methods
@@ -21,7 +22,13 @@ from pipeline.exchanging import apb
 from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.modelling import models
-from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, Option, method_options
+from pipeline.options import (
+    RECIPE_OPTIONS,
+    RUN_OPTIONS,
+    SWEEP_OPTIONS,
+    Option,
+    method_options,
+)
 from pipeline.starting import init
 
 app = typer.Typer(
@@ -35,20 +42,6 @@ _LONGEST_WORD = 1000  # that a refusal quotes: a value may have any length
 # How often a thread of torch looks for work before it sleeps. By default so often that two threads
 # on a busy core are slower than one; not so with this number, and on idle cores it costs nothing.
 _SPINS = "10000"
-
-
-def run(**values: Any) -> int:
-    """Train, harden, prune, fine-tune, quantise, export, attack, judge and bundle a model."""
-    from pipeline.commands.running import run
-
-    return run(values)
-
-
-def plan(**values: Any) -> int:
-    """Show the stages of a run, which are cached, and about how long the others would take."""
-    from pipeline.commands.running import plan
-
-    return plan(values)
 
 
 @app.command()
@@ -217,12 +210,13 @@ def _complain(message: str, code: int, words: list[str]) -> None:
 
 
 def _add_generated_commands(words: list[str]) -> None:
-    """`run` and `plan` take the recipe's options, and those of the method that is named."""
+    """`run`, `plan` and `sweep` take the recipe's options, and those of the method named."""
     options = [*RECIPE_OPTIONS, *method_options(words)]
-    generated = ("run", "plan")  # anew, where this process has been asked before
+    generated = ("run", "plan", "sweep")  # anew, where this process has been asked before
     app.registered_commands[:] = [c for c in app.registered_commands if c.name not in generated]
     app.command("run")(_with_options(run, [*options, *RUN_OPTIONS]))
     app.command("plan")(_with_options(plan, options))
+    app.command("sweep")(_with_options(sweep, [*options, *SWEEP_OPTIONS]))
 
 
 def _declared(option: Option) -> Any:

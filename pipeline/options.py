@@ -89,6 +89,14 @@ RUN_OPTIONS: list[Option] = [
     Option("track", list[str], "Also tell tensorboard or mlflow; repeatable.", default=()),
 ]
 
+# Of `sweep` alone.
+SWEEP_OPTIONS: list[Option] = [
+    Option("grid", list[str], "KEY=VALUE,VALUE: a run for each; repeatable.", default=()),
+    Option("seeds", int | None, "Seeds 0, 1, ... of every cell, so many."),
+    Option("workers", int, "Cells at a time.", default=1),
+    Option("retries", int, "Attempts more for a cell that died.", default=1),
+]
+
 
 def method_options(words: list[str]) -> list[Option]:
     """The fields of the method that the command line names, if it names one.
@@ -116,7 +124,7 @@ def method_options(words: list[str]) -> list[Option]:
 
 def _named_method(words: list[str]) -> str | None:
     """The value of --method, before the command line can be parsed for good."""
-    if not words or words[0] not in ("run", "plan"):
+    if not words or words[0] not in ("run", "plan", "sweep"):
         return None
     named = None
     for word, following in zip(words, [*words[1:], None], strict=True):

@@ -143,7 +143,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """ADVPRUNE_STANDARD__EPOCHS=3 means standard.epochs=3."""
     prefix = "ADVPRUNE_"
     return {
-        key.removeprefix(prefix).lower().replace("__", "."): _value(text)
+        key.removeprefix(prefix).lower().replace("__", "."): setting(text)
         for key, text in environment.items()
         if key.startswith(prefix)
     }
@@ -153,10 +153,10 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise Refused(f"--set {text!r}: expected KEY=VALUE, e.g. --set prune.epochs=5")
-    return key.strip(), _value(value.strip())
+    return key.strip(), setting(value.strip())
 
 
-def _value(text: str) -> Any:
+def setting(text: str) -> Any:
     """One TOML value, or else the text itself: so also where it goes on with other keys."""
     try:
         parsed = tomllib.loads(f"value = {text}")

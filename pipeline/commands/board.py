@@ -22,10 +22,26 @@ from pipeline.stages.gate import GATED
 from pipeline.store import is_run, open_run
 
 BENCHMARK = "apb.json"  # beside a run: what `advprune attack --protocol apb --out` wrote
+_NO_RUNS = ("store", "sweeps")  # folders beside the runs
 _LARGEST = 8_000_000  # bytes of it; with 10,000 images it has a tenth
 
 
 def board(folders: Sequence[Path], out: Path | None, opened: bool, as_json: bool) -> int:
+    page, rows, skipped = gather(folders, out)
+    _tell(page, rows, skipped, as_json)
+    if opened:
+        open_page(page)
+    return 0
+
+
+def gather(
+    folders: Sequence[Path], out: Path | None
+) -> tuple[Path, list[dict[str, Any]], list[dict[str, str]]]:
+    """Write the page: where it is, the rows on it, and what was left out, and why.
+
+    Raises:
+        NotFound: no finished run.
+    """
     page = out or (folders[0].parent if is_run(folders[0]) else folders[0]) / "board.html"
     found = [run for folder in folders for run in _runs_below(folder)]
     demand_writable(page)
@@ -52,10 +68,7 @@ def board(folders: Sequence[Path], out: Path | None, opened: bool, as_json: bool
         why = "".join(f"; {one['run']}: {one['why']}" for one in skipped[:1])
         raise NotFound(f"{where}: no finished run{why}; make one with `advprune run`")
     write(page, render_board(rows, skipped, links).encode())
-    _tell(page, rows, skipped, as_json)
-    if opened:
-        open_page(page)
-    return 0
+    return page, rows, skipped
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
@@ -70,7 +83,7 @@ def _runs_below(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder; make a run with `advprune run`")
     seen = set()
-    inside = [path for path in folder.iterdir() if path.is_dir() and path.name != "store"]
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name not in _NO_RUNS]
     # A link such as `latest` after what it stands for.
     for path in sorted(inside, key=lambda path: (path.is_symlink(), path.name)):
         if not path.name.startswith(".") and path.resolve() not in seen:

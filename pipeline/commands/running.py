@@ -10,7 +10,7 @@ from rich.console import Console
 from advprune.errors import Refused
 from deploy.report import terminal
 from pipeline.devices import resolve_device
-from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS
+from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, SWEEP_OPTIONS
 from pipeline.plan import Forecast, forecast
 from pipeline.profile import Profile
 from pipeline.profile_report import FOLDER, show, write_profile
@@ -78,12 +78,17 @@ def _plain(entry: Forecast) -> dict[str, Any]:
 
 
 def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:
-    own = {option.name for option in [*RECIPE_OPTIONS, *RUN_OPTIONS] if not option.key}
+    return resolve(flags_of(values), file=values["recipe"], settings=values["set"])
+
+
+def flags_of(values: dict[str, Any]) -> dict[str, Any]:
+    """What was given of the recipe's options and the method's: dotted key -> value."""
+    every = [*RECIPE_OPTIONS, *RUN_OPTIONS, *SWEEP_OPTIONS]
+    own = {option.name for option in every if not option.key}
     keys = {option.name: option.key for option in RECIPE_OPTIONS if option.key}
-    flags = {
+    return {
         keys.get(name, f"options.{name}"): value
         for name, value in values.items()
         # A switch that is off was not given.
         if name not in own and value is not None and value is not False
     }
-    return resolve(flags, file=values["recipe"], settings=values["set"])

@@ -1,0 +1,127 @@
+"""`advprune sweep`: a recipe over a grid, each cell a run, and all of them on one page."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from advprune.errors import Refused
+from advprune.files import write
+from pipeline.commands.board import board, gather
+from pipeline.commands.running import flags_of
+from pipeline.files import lock, make_folder, write_json
+from pipeline.stopping import stopping
+from pipeline.sweep.cell import Ended, Processes
+from pipeline.sweep.grid import Cell, axes, cells
+from pipeline.sweep.local import carry_out
+
+RECORD, RECIPES = "sweep.json", "recipes"
+
+
+@dataclass
+class Sweep:
+    """Where a sweep stands, written down after every cell.
+
+    Attributes:
+        folder: of this grid: its record, and the recipe of each cell.
+        rows: by the run of the cell, what is known of it.
+    """
+
+    folder: Path
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def ended(self, cell: Cell, ended: Ended, attempts: int, seconds: float) -> dict[str, Any]:
+        row = {
+            **self.rows[cell.run],
+            "state": "done" if ended.done else "failed",
+            "code": ended.code,
+            "attempts": attempts,
+            "after_seconds": round(seconds, 1),
+        }
+        if ended.done:
+            engines = {engine["name"]: engine for engine in ended.report["engines"]}
+            row["verdict"] = ended.report["verdict"]["status"]
+            row |= {key: engines["int8"][key]["value"] for key in ("clean", "worst")}
+        else:
+            row["error"] = ended.error
+        self.rows[cell.run] = row
+        self.write()
+        return row
+
+    def write(self) -> None:
+        write_json(self.folder / RECORD, {"cells": list(self.rows.values())})
+
+
+def sweep(values: dict[str, Any]) -> int:
+    """Everything is checked before anything runs; a cell that fails stops no other."""
+    workers, retries, runs = values["workers"], values["retries"], values["runs"]
+    if workers < 1 or retries < 0:
+        raise Refused(f"--workers {workers} --retries {retries}: at least 1, and at least 0")
+    grid = axes(values["grid"], values["seeds"])
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    found = cells(grid, flags_of(values), values["recipe"], values["set"], threads)
+    console = Console(stderr=values["as_json"], highlight=False, markup=False)
+    dense = len({cell.dense for cell in found})
+    console.print(f"{len(found)} cells, {dense} dense networks, {workers} at a time")
+    rows = _carry_out(found, runs, workers, retries, console)
+    failed = [row for row in rows if row["state"] != "done"]
+    if len(failed) < len(rows):
+        page = runs / "board.html"
+        if values["as_json"]:
+            gather([runs], page)
+        else:
+            board([runs], page, opened=False, as_json=False)
+    if values["as_json"]:
+        sys.stdout.write(json.dumps({"cells": rows}) + "\n")
+    for row in failed:
+        console.print(f"failed ({row['code']}): {row['title']}: {row['error']}", soft_wrap=True)
+    # A process that was killed has no exit code that another may end with.
+    return max((row["code"] if row["code"] > 0 else 1 for row in failed), default=0)
+
+
+def _carry_out(
+    found: Sequence[Cell], runs: Path, workers: int, retries: int, console: Console
+) -> list[dict[str, Any]]:
+    place = runs / "sweeps" / _name(found)
+    make_folder(place / RECIPES)
+    sweep, processes = Sweep(place), Processes()
+    for cell in found:
+        sweep.rows[cell.run] = {
+            "title": cell.title,
+            "chosen": dict(cell.chosen),
+            "run": cell.run,
+            "recipe": f"{RECIPES}/{cell.run}.toml",
+            "state": "waiting",
+        }
+        write(place / RECIPES / f"{cell.run}.toml", cell.toml.encode())
+
+    def work(cell: Cell) -> Ended:
+        return processes.run(place / RECIPES / f"{cell.run}.toml", runs)
+
+    started = time.monotonic()
+    with lock(place / f".{RECORD}.lock", str(place)), stopping():
+        sweep.write()
+        ends = carry_out(found, work, processes.stop, workers, retries)
+        for count, (cell, ended, attempts) in enumerate(ends, start=1):
+            row = sweep.ended(cell, ended, attempts, time.monotonic() - started)
+            place_of = f"{count}/{len(found)} {row['after_seconds']:8,.0f} s"
+            console.print(f"{place_of}  {cell.title}: {_said(row)}", soft_wrap=True)
+    return list(sweep.rows.values())
+
+
+def _said(row: dict[str, Any]) -> str:
+    if row["state"] != "done":
+        return f"failed ({row['code']}): {row['error']}"
+    return f"{row['verdict']}, int8 {100 * row['clean']:.1f} / {100 * row['worst']:.1f} %"
+
+
+def _name(found: Sequence[Cell]) -> str:
+    """The same grid has the same folder, so that its record is carried on."""
+    return hashlib.sha256("\n".join(sorted(cell.run for cell in found)).encode()).hexdigest()[:12]

@@ -39,7 +39,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def copy(tiny: Tiny, tmp_path: Path) -> Tiny:
     """The finished run, for one test alone."""
     runs = shutil.copytree(tiny.runs, tmp_path / "runs", symlinks=True)
-    return Tiny(runs, tiny.result, (runs / "latest").resolve())
+    return Tiny(runs, tiny.result, runs / tiny.run.name)  # others make runs there, too
 
 
 def events(folder: Path) -> EventAccumulator:

@@ -136,6 +136,20 @@ def current_masks(net: nn.Module) -> Masks:
     return {name: masking.mask.detach().cpu().clone() for name, _, masking in maskings(net)}  # pyright: ignore
 
 
+def fix(net: nn.Module, masks: Masks) -> None:
+    """Put other masks in force, in place: the optimiser keeps its parameters."""
+    for name, _, masking in maskings(net):
+        masking.get_buffer("mask").copy_(masks[name])
+
+
+def detach(net: nn.Module) -> Masks:
+    """The masks in force; the network is plain afterwards, with the weights that it had."""
+    masks = current_masks(net)
+    for _, layer, _ in list(maskings(net)):
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return masks
+
+
 def plain_state(net: nn.Module) -> dict[str, Tensor]:
     """The state as if nothing had been attached: effective weights under vanilla names."""
     effective = {name: layer.weight for name, layer, _ in maskings(net)}

@@ -10,11 +10,9 @@ Cuts are a function of the step alone, and the rate's schedule restarts with eac
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from advprune.masking import bare, current_masks, hold, maskings, prunable_weights
+from advprune.masking import bare, hold, maskings, prunable_weights
 from advprune.method import Progress, PruningMethod, State, Task
-from advprune.types import Masks
 from advprune.units import Units
 
 _ORIGINAL, _ATTACHED = ".parametrizations.weight.original", ".parametrizations."
@@ -42,20 +40,6 @@ def attach_whole(net: nn.Module) -> None:
     """Put masks before all prunable weights that remove nothing yet."""
     weights = prunable_weights(net)
     hold(net, {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()})
-
-
-def fix(net: nn.Module, masks: Masks) -> None:
-    """Put other masks in force, in place: the optimiser keeps its parameters."""
-    for name, _, masking in maskings(net):
-        masking.get_buffer("mask").copy_(masks[name])
-
-
-def detach(net: nn.Module) -> Masks:
-    """The masks in force; the network is plain afterwards, with zeros where they removed."""
-    masks = current_masks(net)
-    for _, layer, _ in list(maskings(net)):
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    return masks
 
 
 def units_of(method: PruningMethod, net: nn.Module, task: Task) -> Units:

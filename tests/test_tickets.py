@@ -11,12 +11,10 @@ from torch.nn.utils import parametrize
 from toy import Memory, generator, make_batch, make_images, make_net, make_task, same, snapshot
 
 from advprune.channel_units import ChannelUnits
-from advprune.masking import bare, current_masks, maskings, prunable_weights
+from advprune.masking import bare, current_masks, detach, fix, maskings, prunable_weights
 from advprune.method import Progress
 from advprune.tickets import (
     attach_whole,
-    detach,
-    fix,
     norms_left,
     paced,
     remember,

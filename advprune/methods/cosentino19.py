@@ -15,13 +15,12 @@ from torch import nn
 from advprune.allocate import distribute
 from advprune.card import Card
 from advprune.events import Event
-from advprune.masking import current_masks, prunable_weights
+from advprune.masking import current_masks, fix, prunable_weights
 from advprune.masks import kept_count
 from advprune.method import Optimisation, Progress, PruningMethod, State, Task, register
 from advprune.models import logits_layer
 from advprune.tickets import (
     attach_whole,
-    fix,
     norms_left,
     paced,
     remember,

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from advprune import admm
 from advprune.allocate import Counts, allocate, distribute
 from advprune.batches import Batch
 from advprune.card import Card
@@ -32,9 +33,6 @@ from advprune.objectives import Loss, natural
 from advprune.repro import generator
 from advprune.rewiring import begin, droppable, dropped, impose, portion, rewired, rewirings
 from advprune.types import Masks
-
-# rho * lr * steps of R-ADMM's released run: DNR's own is not known.
-PULL = 0.782
 
 
 @register
@@ -86,7 +84,8 @@ class Dnr(PruningMethod):
             return generator(self.random_seed(task, "start", name))
 
         begin(net, allocate("uniform", prunable_weights(net), self.sparsity), draw, watched=True)
-        default = PULL / (optimisation.lr * max(1, optimisation.steps))
+        # DNR's own is not known.
+        default = admm.PULL / (optimisation.lr * max(1, optimisation.steps))
         state = {
             "rho": torch.tensor(default if self.rho is None else self.rho),
             "mu": torch.tensor(optimisation.momentum),
@@ -105,11 +104,7 @@ class Dnr(PruningMethod):
 
     def penalty(self, net: nn.Module, state: State) -> Tensor:
         """sum_l rho / 2 |W_l - Z_l + U_l|^2, of the parameters: M is not to see it."""
-        distances = [
-            (weight - state[f"Z/{name}"] + state[f"U/{name}"]).square().sum()
-            for name, weight, _ in rewirings(net)
-        ]
-        return 0.5 * float(state["rho"]) * torch.stack(distances).sum()
+        return admm.distance({name: weight for name, weight, _ in rewirings(net)}, state)
 
     @torch.no_grad()
     def update(self, net: nn.Module, state: State, progress: Progress, task: Task) -> Event | None:

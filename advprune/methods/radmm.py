@@ -23,9 +23,6 @@ from advprune.structured import AS_ONE, StructuredMethod
 from advprune.types import Masks
 from advprune.units import Columns, Units
 
-# rho * lr * steps of the released CIFAR-10 run: 0.001 * 0.01 * 200 epochs of 391 steps.
-PULL = 0.782
-
 
 @register
 class Radmm(StructuredMethod):
@@ -83,7 +80,7 @@ class Radmm(StructuredMethod):
         dense = {logits_layer(net)} if self.head == "dense" else set[str]()
         # Of single weights the norms are magnitudes, which is all that ERK and LAMP look at.
         kept = units.counts(self.allocation, units.norms(weights), self.sparsity, dense=dense)
-        default = PULL / (optimisation.lr * max(1, optimisation.steps))
+        default = admm.PULL / (optimisation.lr * max(1, optimisation.steps))
         return admm.begin(units, weights, kept, default if self.rho is None else self.rho)
 
     def loss(self, net: nn.Module, state: State, batch: Batch, task: Task) -> Loss:

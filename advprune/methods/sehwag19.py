@@ -13,13 +13,11 @@ from torch import nn
 
 from advprune.card import Card
 from advprune.events import Event
-from advprune.masking import prunable_weights
+from advprune.masking import detach, fix, prunable_weights
 from advprune.method import Optimisation, Progress, State, Task, register
 from advprune.structured import AS_ONE, StructuredMethod
 from advprune.tickets import (
     attach_whole,
-    detach,
-    fix,
     norms_left,
     paced,
     rounds_over,

@@ -16,11 +16,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from advprune.card import Card
 from advprune.channel_units import ChannelUnits
-from advprune.masking import attach, bare, current_masks, maskings, prunable_weights
+from advprune.masking import attach, bare, detach, fix, prunable_weights
 from advprune.method import Optimisation, Progress, State, Task, register
 from advprune.repro import generator
 from advprune.structured import StructuredMethod
@@ -121,18 +120,13 @@ class TwinRep(StructuredMethod):
 
     def finish(self, net: nn.Module, state: State, task: Task) -> Masks:
         self._prune(net, state, task)  # where there was no step at all
-        masks = current_masks(net)
-        for _, layer, _ in list(maskings(net)):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-        return masks
+        return detach(net)
 
     def _prune(self, net: nn.Module, state: State, task: Task) -> None:
         if state["pruned"]:
             return
         state["pruned"].fill_(True)
-        masks = self._select(net, task)
-        for name, _, masking in maskings(net):
-            masking.mask.copy_(masks[name])  # pyright: ignore
+        fix(net, self._select(net, task))
 
     def _select(self, net: nn.Module, task: Task) -> Masks:
         """The masks of the largest products as they stand."""

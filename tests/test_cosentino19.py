@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import tickets as oracle
+from oracles.ranking import largest
 from torch import Tensor, nn
 from toy import Memory, generator, make_images, make_net, make_task, same, snapshot
 
@@ -49,7 +50,7 @@ def test_the_smallest_of_each_layer_go_of_those_that_are_there() -> None:
         assert event == Event.PRUNE | Event.REWIND
         for name, mask in current_masks(net).items():
             ranked = {name: np.where(there[name], sizes[name], -1.0)}
-            assert np.array_equal(mask.numpy(), oracle.largest(ranked, int(mask.sum()))[name])
+            assert np.array_equal(mask.numpy(), largest(ranked, int(mask.sum()))[name])
             assert not (mask.numpy() & ~there[name]).any()
             there[name] = mask.numpy()
         kept = sum(int(mask.sum()) for mask in there.values())

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import tickets as oracle
+from oracles.ranking import largest
 from toy import EPS, Memory, make_batch, make_images, make_net, make_task, same, snapshot
 
 from advprune.masking import bare, current_masks, prunable_weights
@@ -26,7 +27,7 @@ def test_the_largest_in_units_of_their_layers_mean_stay(sparsity: float) -> None
     for factor, weight in enumerate(prunable_weights(net).values(), start=1):
         weight.mul_(10.0**-factor)
     arrays = {name: weight.numpy() for name, weight in prunable_weights(net).items()}
-    expected = oracle.largest(
+    expected = largest(
         oracle.in_means(arrays), kept_count(sum(a.size for a in arrays.values()), sparsity)
     )
     assert all(kept.any() for kept in expected.values())
@@ -62,7 +63,7 @@ def test_the_trained_weights_choose_and_those_of_the_start_remain() -> None:
     assert not same(snapshot(net), start)
     arrays = {name: weight.numpy().copy() for name, weight in prunable_weights(net).items()}
     total = sum(array.size for array in arrays.values())
-    expected = oracle.largest(oracle.in_means(arrays), kept_count(total, 0.7))
+    expected = largest(oracle.in_means(arrays), kept_count(total, 0.7))
     masks = method.finish(net, trained.state, TASK)
     assert all(np.array_equal(masks[name].numpy(), kept) for name, kept in expected.items())
     assert same(current_masks(net), masks)

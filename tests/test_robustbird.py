@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import tickets as oracle
+from oracles.ranking import largest
 from torch import Tensor, nn
 from toy import Memory, generator, make_batch, make_images, make_net, make_task, same, snapshot
 
@@ -34,7 +35,7 @@ def ends(method: RobustBird, net: nn.Module, state: State, epoch: int) -> Event 
 def mask_of(net: nn.Module, sparsity: float) -> np.ndarray:
     arrays = {name: abs(weight.numpy()) for name, weight in prunable_weights(net).items()}
     total = sum(array.size for array in arrays.values())
-    kept = oracle.largest(arrays, kept_count(total, sparsity))
+    kept = largest(arrays, kept_count(total, sparsity))
     return np.concatenate([mask.ravel() for mask in kept.values()])
 
 

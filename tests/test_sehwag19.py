@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from living_nets import arch, living, noise
-from oracles import tickets as oracle
+from oracles.ranking import largest
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from toy import Memory, generator, make_images, make_net, make_task, same, snapshot
@@ -94,13 +94,11 @@ def test_each_cut_takes_the_smallest_that_are_there(form: str, allocation: Any) 
         }
         count = sum(int(mask.sum()) for mask in kept.values())
         if allocation == "global":
-            expected = oracle.largest(left, count)
+            expected = largest(left, count)
             assert all(mask.any() for mask in expected.values())
         else:
             counts = {name: int(mask.sum()) for name, mask in kept.items()}
-            expected = {
-                name: oracle.largest({name: s}, counts[name])[name] for name, s in left.items()
-            }
+            expected = {name: largest({name: s}, counts[name])[name] for name, s in left.items()}
             density = 1 - sparsity_after(cut, 2, 0.75)
             for name, mask in kept.items():
                 assert counts[name] == pytest.approx(density * mask.size, abs=1.01)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from living_nets import arch, living, noise
 from oracles import twinrep as oracle
+from oracles.ranking import largest
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from toy import Memory, generator, make_batch, make_images, make_net, make_task, same, snapshot
@@ -199,7 +200,7 @@ def test_the_largest_products_of_all_layers_stay(sparsity: float) -> None:
         for name, (own, other) in factors(net).items()
     }
     total = sum(product.size for product in products.values())
-    expected = oracle.largest(products, kept_count(total, sparsity))
+    expected = largest(products, kept_count(total, sparsity))
     assert all(kept.any() for kept in expected.values())
     method.update(net, state, reach(10), TASK)
     for name, mask in masks_of(net).items():
@@ -224,7 +225,7 @@ def test_the_channels_with_the_largest_filters_stay_in_what_makes_and_what_reads
         if name in makers
     }
     # 8 + 16 + 20 channels; the weights of the logits make none.
-    kept = oracle.largest(norms, int(44 * (1 - sparsity)))
+    kept = largest(norms, int(44 * (1 - sparsity)))
     assert all(rows.any() for rows in kept.values())
     method.update(net, state, reach(10), TASK)
     for name, mask in masks_of(net).items():

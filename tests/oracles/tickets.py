@@ -7,18 +7,6 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-def largest(scores: Arrays, keep: int) -> dict[str, np.ndarray]:
-    """Which of all scores together are the `keep` largest, without any floor for a layer."""
-    ranked = sorted(
-        ((value, name, index) for name, s in scores.items() for index, value in np.ndenumerate(s)),
-        key=lambda entry: -entry[0],
-    )
-    kept = {name: np.zeros(s.shape, dtype=bool) for name, s in scores.items()}
-    for _, name, index in ranked[:keep]:
-        kept[name][index] = True
-    return kept
-
-
 def in_means(weights: Arrays) -> dict[str, np.ndarray]:
     """Sizes over the mean size of the layer."""
     return {name: abs(w.astype(float)) / abs(w.astype(float)).mean() for name, w in weights.items()}

@@ -1,6 +1,6 @@
 """TwinRep in numpy: one step of SGD on the factors of a weight, and what a global cut keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,15 +24,3 @@ def mixed_gradients(v: np.ndarray, mix: np.ndarray, gradient: np.ndarray) -> lis
     """dL/dV and dL/dA out of dL/dW, W = A V with the filters as rows."""
     rows, outer = v.reshape(len(v), -1), gradient.reshape(len(v), -1)
     return [(mix.T @ outer).reshape(v.shape), outer @ rows.T]
-
-
-def largest(scores: Mapping[str, np.ndarray], keep: int) -> dict[str, np.ndarray]:
-    """Which of all scores together are the `keep` largest, without any floor for a layer."""
-    ranked = sorted(
-        ((value, name, index) for name, s in scores.items() for index, value in np.ndenumerate(s)),
-        key=lambda entry: -entry[0],
-    )
-    kept = {name: np.zeros(s.shape, dtype=bool) for name, s in scores.items()}
-    for _, name, index in ranked[:keep]:
-        kept[name][index] = True
-    return kept

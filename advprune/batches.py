@@ -6,23 +6,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advprune import ranks
 from advprune.data import ImageSet, Split, as_float, augment
 from advprune.repro import ImageRandom, derive, generator
 from advprune.spans import span
 from advprune.types import Images, Labels
+from advprune.whole_batch import Rows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images float32 (N, C, H, W), labels (N,), and one random stream per image."""
+    """Images float32 (N, C, H, W), labels (N,), and one random stream per image.
+
+    part: which rows of a larger batch these are; None where they are all of it.
+    """
 
     images: Images
     labels: Labels
     random: ImageRandom
+    part: Rows | None = None
+
+    @property
+    def rows(self) -> Rows:
+        return self.part or Rows(torch.arange(len(self.labels)), len(self.labels))
+
+    @property
+    def share(self) -> float:
+        """Of the whole batch."""
+        return len(self.labels) / self.rows.of
+
+    def pieces(self, count: int) -> Iterator["Batch"]:
+        """The same images in pieces of nearly equal size, each a part of the same whole."""
+        if count == 1:
+            yield self
+            return
+        for chosen in torch.arange(len(self.labels)).tensor_split(count):
+            there = chosen.to(self.labels.device)
+            rows = Rows(self.rows.positions[chosen], self.rows.of)
+            yield Batch(self.images[there], self.labels[there], self.random.subset(there), rows)
 
 
 def batches(
-    images: ImageSet, seed: int, epoch: int, count: int, *, augmented: bool = True, first: int = 0
+    images: ImageSet,
+    seed: int,
+    epoch: int,
+    count: int,
+    *,
+    augmented: bool = True,
+    first: int = 0,
+    stride: int = 1,
+    pieces: int | None = None,
 ) -> Iterator[Batch]:
     """The training images in `count` batches of nearly equal size, in the order of seed and epoch.
 
@@ -31,21 +64,31 @@ def batches(
 
     Args:
         augmented: crop and flip as the data set allows; else the images as they are.
-        first: the batch to begin with, counted from zero.
+        first, stride: the batch to begin with, counted from zero, and from one to the next.
+        pieces: give this rank's rows of each batch, of which there are as many at least; whole
+            batches where None.
+
+    Raises:
+        Refused: there are fewer rows than pieces of all ranks.
     """
     order = torch.randperm(len(images.train), generator=generator(seed, "order", epoch))
     own = order.tensor_split(count)
     extra = _extra(images, seed, epoch, own)
-    for chosen, beside in zip(own[first:], extra[first:], strict=True):
+    for chosen, beside in zip(own[first::stride], extra[first::stride], strict=True):
+        rows = torch.arange(len(chosen))
+        if pieces is not None:
+            rows = ranks.own(rows, pieces)
         with span("data"):
-            part = _take(images.train, chosen)
+            part = _take(images.train, chosen[rows])
+            whole = Rows(rows, len(chosen))
             if images.extra is not None:
-                part = _join(part, _take(images.extra, beside))
+                part = _join(part, _take(images.extra, beside[rows]))
+                whole = Rows(torch.cat([rows, rows + len(chosen)]), 2 * len(chosen))
             random = ImageRandom(derive(seed, "images", epoch), part.indices)
             floats = as_float(part.images)
             if augmented:
                 floats = augment(floats, random.fork("augment"), images.augment)
-        yield Batch(floats, part.labels, random.fork("attack"))
+        yield Batch(floats, part.labels, random.fork("attack"), whole)
 
 
 def _extra(images: ImageSet, seed: int, epoch: int, own: tuple[Tensor, ...]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """What a step hands on: the best weights so far, and all that the next one depends on."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -79,6 +80,16 @@ def unpack(
     device = next(net.parameters()).device
     for name, thing in kept.items():
         thing.unpack(part(tensors, f"{name}/"), device)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 over names and contents of tensors on the CPU."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        hasher.update(name.encode())
+        # Not all types are known to numpy, all are bytes.
+        hasher.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.digest()
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from advprune import ranks
 from advprune.attacks import Attack
 from advprune.attacks.nearest import Nearest, Search
 from advprune.attacks.pgd_worst import pgd_worst
@@ -147,10 +148,21 @@ def survival(
     *,
     steps: int = 20,
 ) -> Tensor:
-    """The quick measurement between epochs: bool (N,), clean, or under one start of PGD."""
-    if threat is None:
-        return is_correct(predict(model, split.images), split.labels)
-    return survives(model, split, threat, seed, partial(pgd_worst, steps=steps, restarts=1))
+    """The quick measurement between epochs: bool (N,), clean, or under one start of PGD.
+
+    Each rank measures its blocks of the images, and all know of all.
+    """
+    mine = ranks.blocks(len(split), BATCH)
+    if not mine:
+        own = torch.zeros(0, dtype=torch.bool, device=split.labels.device)
+    else:
+        part = split if ranks.count() == 1 else split.subset(torch.cat(mine))
+        if threat is None:
+            own = is_correct(predict(model, part.images), part.labels)
+        else:
+            attack = partial(pgd_worst, steps=steps, restarts=1)
+            own = survives(model, part, threat, seed, attack)
+    return ranks.in_order(own, len(split), BATCH)
 
 
 def accuracy(verdicts: Tensor) -> float:

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advprune import whole_batch
+
 PRIOR = 1e-4  # alpha
 THRESHOLD = 1e-3  # of E[pi]; below it a gate is shut
 TEMPERATURE = 0.1
@@ -95,7 +97,7 @@ class Gates(nn.Module):
         """Random gates where in training mode: one draw, the same in every forward inside."""
         a, b = self.posterior()
         odds = log_odds(a, b, _uniform(len(a), like=a)).float()
-        noise = _uniform(images, len(a), like=odds).logit()
+        noise = whole_batch.drawn(lambda count: _uniform(count, len(a), like=odds), images).logit()
         self._drawn = torch.sigmoid((noise + odds) / TEMPERATURE)
         try:
             yield

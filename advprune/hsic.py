@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advprune import ranks
 from advprune.types import Images, Labels
 
 SIGMA = 5.0
@@ -25,16 +26,16 @@ RIDGE = 1e-5
 def bottleneck(
     hidden: Iterable[Tensor], images: Images, labels: Labels, classes: int, x: float, y: float
 ) -> Tensor:
-    """Sum over `hidden` of x nHSIC(images, it) - y nHSIC(labels, it).
+    """Sum over `hidden` of x nHSIC(images, it) - y nHSIC(labels, it), over the rows of all ranks.
 
     Args:
         hidden: (N, ...) each, of any float type.
         x, y: the weights.
     """
-    of_labels = linear(F.one_hot(labels, classes).float())
+    of_labels = linear(F.one_hot(ranks.joined(labels), classes).float())
     # The trace is linear: both terms of a layer are one product.
-    wanted = x * smoother(gaussian(images)) - y * smoother(of_labels)
-    terms = [trace_of_product(smoother(gaussian(each)), wanted) for each in hidden]
+    wanted = x * smoother(gaussian(ranks.joined(images))) - y * smoother(of_labels)
+    terms = [trace_of_product(smoother(gaussian(ranks.joined(each))), wanted) for each in hidden]
     return torch.stack(terms).sum()
 
 

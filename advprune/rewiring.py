@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from advprune import ranks
 from advprune.masking import Fixed, attach, maskings
 from advprune.masks import keep_top
 
@@ -45,9 +46,14 @@ class Rewired(Fixed):
         self._seen = gradient if self._seen is None else self._seen + gradient
 
     def take(self) -> Tensor:
-        """dL/d(w m) of all weights, on or off, summed since the last call; zero where none came."""
+        """dL/d(w m) of all weights, on or off, summed since the last call and over all ranks.
+
+        Zero where none came.
+        """
         seen, self._seen = self._seen, None
-        return torch.zeros(self.mask.shape, device=self.mask.device) if seen is None else seen
+        if seen is None:
+            seen = torch.zeros(self.mask.shape, device=self.mask.device)
+        return ranks.total(seen)
 
 
 def begin(net: nn.Module, counts: Mapping[str, int], draw: Draw, *, watched: bool = False) -> None:

@@ -6,13 +6,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from advprune import ranks
 from advprune.batches import batches
 from advprune.data import ImageSet, as_float
 from advprune.frozen import same_modes
 from advprune.method import Progress, PruningMethod, Task
+from advprune.observer import Observer
 from advprune.repro import seeded
 from advprune.spans import span
-from advprune.train import Observer, Trained
+from advprune.train import Trained
 
 PREFIX = "scores/"
 _CHECKPOINTS = 10  # over the pass
@@ -48,16 +50,23 @@ def survey(
         device = next(net.parameters()).device
         done = saved[0]
         sums = {name: value.to(device) for name, value in saved[1].items()}
+    # Batches go round the ranks whole: what a method makes of one need not be a sum over images.
+    first, stride = done + ranks.number(), ranks.count()
+    mine = batches(
+        images, task.seed, 0, full, augmented=method.augmented, first=first, stride=stride
+    )
     with same_modes(net), observer.stepping():
         net.eval()
-        pass_ = batches(images, task.seed, 0, full, augmented=method.augmented, first=done)
-        for index, batch in zip(range(done, count), pass_, strict=False):
-            with span("scores"), seeded(task.seed, "layers", index):
-                scores = method.assess(net, batch, task)
-            for name, score in scores.items():
+        while done < count:
+            index, scores = done + ranks.number(), dict[str, Tensor]()
+            if index < count:
+                with span("scores"), seeded(task.seed, "layers", index):
+                    scores = method.assess(net, next(mine), task)
+            for name, score in ranks.total_by_name(scores).items():
                 key = PREFIX + name
                 sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
-            observer.step(Progress(index + 1, count, count), {})
-            if (index + 1) % every == 0 or observer.due(index + 1):
-                observer.save(index + 1, dict(sums), [])
+            before, done = done, min(done + stride, count)
+            observer.step(Progress(done, count, count), {})
+            if observer.due(done) or done // every > before // every:
+                observer.save(done, dict(sums), [])
     return Trained(sums, [])

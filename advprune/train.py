@@ -5,26 +5,28 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 """
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from advprune.batches import batches
+from advprune import ranks
+from advprune.batches import Batch, batches
 from advprune.data import ImageSet, Split, as_float
-from advprune.epochs import Best, Kept, pack, unpack
+from advprune.epochs import Best, Kept, digest, pack, unpack
 from advprune.evaluate import survival
 from advprune.events import Events
 from advprune.masking import maskings
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
+from advprune.objectives import Loss
+from advprune.observer import Observer
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.repro import derive, seeded
 from advprune.spans import span
 from advprune.stats import realised_sparsity
 from advprune.watchdog import Watchdog
+from advprune.whole_batch import as_whole, average_statistics
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Schedule:
         warmup: share of the steps over which the rate rises to its peak.
         rise: share of the epochs over which the attack's steps rise from one to all of them.
         validate_every: epochs between measurements on the validation split; 0 for the end alone.
+        accumulate: pieces in which a rank takes its rows of a batch, one after the other. The
+            gradient is that of the whole batch; each piece has batch statistics of its own.
+        sync_bn: whether batch norm looks at the rows of all ranks, or each at its own.
     """
 
     epochs: int
@@ -47,6 +52,8 @@ class Schedule:
     warmup: float = 0.0
     rise: float = 0.0
     validate_every: int = 1
+    accumulate: int = 1
+    sync_bn: bool = True
 
     def rate(self, fraction: float) -> float:
         """Learning rate relative to the peak, at this fraction of the run."""
@@ -59,44 +66,6 @@ class Schedule:
         """How many of the attack's steps this epoch takes, counted from zero."""
         rising = self.rise * self.epochs
         return steps if epoch >= rising else 1 + int((steps - 1) * epoch / rising)
-
-
-Tensors = dict[str, Tensor]
-Saved = tuple[int, Tensors, list[dict]]
-
-
-class Observer(Protocol):
-    """Whoever watches: told after every step, given at times what would be lost.
-
-    `save` is called after so many steps of the whole run, and `restore` gives back what the last
-    call was given, in another process perhaps. A history of fewer epochs than the steps make says
-    that the last of them is still to be measured.
-    """
-
-    def stepping(self) -> AbstractContextManager[None]:
-        """Around steps: inside, whoever wants the run to stop waits for the next `save`."""
-        ...
-
-    def step(self, progress: Progress, metrics: Mapping[str, float]) -> None: ...
-
-    def due(self, step: int) -> bool:
-        """Whether it wants a `save` after this step; it gets one after every epoch anyway."""
-        ...
-
-    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None: ...
-
-    def restore(self) -> Saved | None: ...
-
-    def epoch(self, history: list[dict]) -> None:
-        """When an epoch has been measured: the rows of all that were."""
-        ...
-
-    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
-        """What was made under a name before, else what `make` makes, which is kept for later.
-
-        For pieces of work that depend on nothing but what the stage is given.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +135,9 @@ def fit(
         if not first:
             meter.begin(epoch + 1)
             events.begin()
-        order = batches(images, task.seed, epoch, epoch_steps, first=first)
+        order = batches(
+            images, task.seed, epoch, epoch_steps, first=first, pieces=schedule.accumulate
+        )
         with observer.stepping():
             for step, batch in enumerate(order, epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
@@ -174,30 +145,24 @@ def fit(
                     group["lr"] = peak * schedule.rate(
                         method.pace(fraction) if method else fraction
                     )
-                with seeded(task.seed, "layers", step):
-                    with span("loss"):
-                        loss = (
-                            method.loss(net, state, batch, now)
-                            if method
-                            else now.objective(net, batch)
-                        )
-                    meter.add(loss, len(batch.labels))
-                    optimiser.zero_grad(set_to_none=True)
-                    with span("backward"):
-                        loss.value.backward()
-                    with span("optimiser"):
-                        optimiser.step()
-                    meter.stepped()
-                    progress = Progress(step + 1, optimisation.steps, epoch_steps)
-                    event = None
-                    if method:
-                        with span("masks"):
-                            event = method.update(net, state, progress, task)
-                    due = events.happened(event, net, optimiser)
-                observer.step(progress, {"loss": meter.latest, "images": len(batch.labels)})
+                optimiser.zero_grad(set_to_none=True)
+                meter.add(descend(net, batch, now, schedule, step, method, state), batch.rows.of)
+                with span("optimiser"):
+                    optimiser.step()
+                meter.stepped()
+                progress = Progress(step + 1, optimisation.steps, epoch_steps)
+                event = None
+                if method:
+                    with span("masks"):
+                        event = method.update(net, state, progress, task)
+                due = events.happened(event, net, optimiser)
+                observer.step(progress, {"loss": meter.latest, "images": batch.rows.of})
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
-                if due or progress.ends_epoch or observer.due(progress.step):
-                    observer.save(progress.step, pack(net, optimiser, state, kept), history)
+                if observer.due(progress.step) or due or progress.ends_epoch:
+                    packed = pack(net, optimiser, state, kept)
+                    if ranks.count() > 1:
+                        ranks.demand_same(f"what epoch {epoch + 1} has come to", digest(packed))
+                    observer.save(progress.step, packed, history)
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         if watchdog and not watchdog.fallen:
             row["watched"] = watchdog.look(net)
@@ -219,6 +184,41 @@ def fit(
     if best and best.tensors:  # none after zero epochs
         best.load(net)
     return Trained(state, history)
+
+
+def descend(
+    net: nn.Module,
+    batch: Batch,
+    task: Task,
+    schedule: Schedule,
+    step: int,
+    method: PruningMethod | None,
+    state: State,
+) -> Loss:
+    """Leave on every parameter the gradient of the loss of a batch, of all ranks' rows of it.
+
+    Args:
+        batch: this rank's rows.
+
+    Returns:
+        The loss of the whole batch, without gradients.
+    """
+    device = batch.images.device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for piece in batch.pieces(schedule.accumulate):
+        # Every piece draws what the whole batch would.
+        seed = seeded(task.seed, "layers", step)
+        with span("loss"), seed, as_whole(piece.rows, schedule.sync_bn):
+            loss = method.loss(net, state, piece, task) if method else task.objective(net, piece)
+        with span("backward"):
+            (loss.value * piece.share).backward()
+        sums += torch.stack([loss.value.detach().double() * piece.share, loss.correct.double()])
+    with span("ranks"):
+        ranks.total_gradients(net.parameters())
+        if not schedule.sync_bn:
+            average_statistics(net)
+        value, correct = ranks.total(sums)
+    return Loss(value, correct)
 
 
 def _eased(task: Task, schedule: Schedule, epoch: int) -> Task:

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors.torch
 
 from advprune.files import write
-from advprune.train import Saved, Tensors
+from advprune.observer import Saved, Tensors
 from pipeline.store import CHECKPOINT, checkpoints_in
 
 _KEPT = 2  # the newer one may have been damaged since

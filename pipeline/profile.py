@@ -17,8 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from advprune.flops import Flops
 from advprune.method import Progress
+from advprune.observer import Observer, Saved, Tensors
 from advprune.spans import Times
-from advprune.train import Observer, Saved, Tensors
 from pipeline.memory import largest
 
 PROFILING = "profiling"  # the span of what only the profile costs

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from advprune.files import write
+from advprune.observer import Observer
 from advprune.repro import environment
-from advprune.train import Observer
 from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors
 from pipeline.lines import ProgressLog

@@ -13,7 +13,7 @@ from deploy.verdicts import canonical
 from pipeline.files import sha256
 
 if TYPE_CHECKING:
-    from advprune.train import Observer
+    from advprune.observer import Observer
     from pipeline.recipe import Recipe
 
 MANIFEST = "manifest.json"

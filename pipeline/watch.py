@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from advprune.method import Progress
-from advprune.train import Saved, Tensors
+from advprune.observer import Saved, Tensors
 from pipeline.checkpoints import Checkpoints
 from pipeline.lines import METRICS, Lines
 from pipeline.stopping import Stopping

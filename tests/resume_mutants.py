@@ -11,8 +11,9 @@ import torch
 
 from advprune import batches, train
 from advprune.epochs import pack, unpack
+from advprune.observer import Saved
 from advprune.repro import derive, generator
-from advprune.train import Saved, Schedule
+from advprune.train import Schedule
 from pipeline import checkpoints
 from pipeline.checkpoints import Checkpoints
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from advprune.train import Observer
+from advprune.observer import Observer
 from pipeline.plan import plan
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context

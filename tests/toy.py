@@ -13,8 +13,8 @@ from advprune.data import ImageSet, Split
 from advprune.method import Progress, Task
 from advprune.models import Normalize
 from advprune.objectives import Objective
+from advprune.observer import Saved
 from advprune.repro import ImageRandom, seeded
-from advprune.train import Saved
 from advprune.types import Threat
 
 CLASSES = 3

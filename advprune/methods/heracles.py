@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from advprune import ranks
 from advprune.attacks.pgd import pgd
 from advprune.batches import Batch
 from advprune.card import Card
@@ -124,8 +125,9 @@ class Heracles(StructuredMethod):
         if state["found"]:
             return task.objective(net, batch)
         clean, robust = right(net, batch, task)
-        state["right"] += float(clean + robust)
-        state["shown"] += len(batch.labels)
+        counts = torch.stack([clean + robust, torch.full_like(clean, len(batch.labels))])
+        for key, count in zip(("right", "shown"), ranks.total(counts).tolist(), strict=True):
+            state[key] += count
         # Nothing learns by it; it is what the rows of the search show.
         wrong = 2.0 - (clean + robust) / len(batch.labels)
         return Loss(wrong.requires_grad_(), robust)

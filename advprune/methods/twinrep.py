@@ -47,7 +47,7 @@ class Mixed(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.mix = nn.Parameter(torch.eye(len(weight)))
+        self.mix = nn.Parameter(torch.eye(len(weight), dtype=weight.dtype))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, v: Tensor) -> Tensor:

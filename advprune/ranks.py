@@ -12,6 +12,7 @@ likes.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +44,11 @@ def count() -> int:
 def number() -> int:
     """Which one this is, counted from zero."""
     return dist.get_rank() if count() > 1 else 0
+
+
+def local_count() -> int:
+    """How many share the cores of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own(rows: Tensor, pieces: int = 1) -> Tensor:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from advprune import ranks
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -18,7 +20,8 @@ def each(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     Threads do: torch and the engines let others work while they compute. `run` must not touch what
     another item's does, and a network counts as touched, because attacks change its mode.
     """
-    workers = max(min(len(items), os.cpu_count() or 1), 1)
+    cores = (os.cpu_count() or 1) // ranks.local_count()
+    workers = max(min(len(items), cores), 1)
     with ThreadPoolExecutor(workers) as pool, _threads_for(workers):
         return list(pool.map(run, items))
 

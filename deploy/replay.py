@@ -158,6 +158,14 @@ class Targets:
         other.models = {**self.models, **other.twins}
         return other
 
+    def of(self, rows: Tensor) -> "Targets":
+        """The same models for some of the images: those at these positions, to search on."""
+        other = copy(self)
+        other.split = self.split.subset(rows.to(self.split.labels.device))
+        other.x = as_float(other.split.images)
+        other.clean = {name: logits[rows.to(logits.device)] for name, logits in self.clean.items()}
+        return other
+
     def deliver(self, name: str, candidates: Images, threat: Threat) -> Images:
         """The candidates of an attack under `threat` as this model receives them."""
         if name not in self.engines:

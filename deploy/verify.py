@@ -20,10 +20,7 @@ from advprune.evaluate import SAME_LOGITS, InvalidEvaluation, accuracy
 from advprune.types import Images, Logits, Threat
 from deploy.candidates import (
     Keeping,
-    Planned,
     direct_name,
-    find,
-    find_nearest,
     plan,
     transfer_name,
     unkept,
@@ -31,8 +28,10 @@ from deploy.candidates import (
 from deploy.curves import along, distances, security_curve
 from deploy.gallery import Gallery, choose
 from deploy.health import Check, Evidence, check_health
-from deploy.recording import Recording, digest_of_integers
-from deploy.replay import Engine, Targets, takes_bytes
+from deploy.protocol import protocol_of
+from deploy.recording import Recording
+from deploy.replay import Engine, Targets
+from deploy.shared_search import find_all
 from deploy.suites import Settings
 
 RECORDED = 256  # images that go along with an engine, to be shown to it where it runs
@@ -97,6 +96,33 @@ def verify(
             has no gradient.
     """
     settings = settings or Settings()
+    return judge(_targets(twins, engines, test, threat, settings), data, settings, keeping)
+
+
+def contribute(
+    twins: Mapping[str, nn.Module],
+    engines: Mapping[str, Engine],
+    test: Split,
+    threat: Threat,
+    settings: Settings,
+    keeping: Keeping,
+) -> None:
+    """As another rank than the one that calls `verify`: attack this rank's share of the images.
+
+    Raises:
+        Refused, InvalidEvaluation: as `verify`.
+    """
+    targets = _targets(twins, engines, test, threat, settings)
+    find_all(targets, plan(targets, settings, _slack(targets)), settings, keeping)
+
+
+def _targets(
+    twins: Mapping[str, nn.Module],
+    engines: Mapping[str, Engine],
+    test: Split,
+    threat: Threat,
+    settings: Settings,
+) -> Targets:
     if not twins or not engines or set(twins) & set(engines):
         raise Refused(
             "verify: needs twins and engines of other names, "
@@ -108,8 +134,16 @@ def verify(
             "an empty set proves nothing"
         )
     split = test.first(settings.images)
-    targets = Targets(twins, engines, split, threat, settings.batch_size)
-    return judge(targets, data, settings, keeping)
+    return Targets(twins, engines, split, threat, settings.batch_size)
+
+
+def _slack(targets: Targets) -> float:
+    """By how much, in logits, the margins of a twin and its engine differ."""
+    gaps = (targets.gap(targets.clean, name) for name in targets.engines)
+    slack = 2.0 * max(gap.max().item() for gap in gaps)
+    if not math.isfinite(slack):
+        raise InvalidEvaluation("verify: an engine or its twin gives logits that are not finite")
+    return slack
 
 
 def judge(
@@ -117,16 +151,15 @@ def judge(
 ) -> Verification:
     """Attack the engines among the targets, of which there is one, on their images.
 
+    Of several ranks each attacks its share of them; the others `contribute`.
+
     Raises:
         Refused, InvalidEvaluation: as `verify`.
     """
     split, threat, engines = targets.split, targets.threat, targets.engines
-    slack = 2.0 * max(targets.gap(targets.clean, name).max().item() for name in engines)
-    if not math.isfinite(slack):
-        raise InvalidEvaluation("verify: an engine or its twin gives logits that are not finite")
+    slack = _slack(targets)
     planned = plan(targets, settings, slack)
-    candidates = find(targets, planned, settings, keeping)
-    nearest = find_nearest(targets, settings, keeping)
+    candidates, nearest = find_all(targets, planned, settings, keeping)
     candidates |= {
         name: inside(targets.twins[twin], targets.x, split.labels, end, threat)
         for name, (twin, end) in nearest.items()
@@ -146,7 +179,7 @@ def judge(
     evidence = Evidence(candidates, logits, survivors, worst, slack, settings)
     return Verification(
         indices=split.indices.tolist(),
-        protocols={name: _protocol(targets, name, planned, settings, data) for name in engines},
+        protocols={name: protocol_of(targets, name, planned, settings, data) for name in engines},
         verdicts={
             engine: {name: flags.tolist() for name, flags in by_attack.items()}
             for engine, by_attack in verdicts.items()
@@ -217,22 +250,3 @@ def _record(
         labels=targets.split.labels[:RECORDED].cpu().numpy(),
         indices=targets.split.indices[:RECORDED].cpu().numpy(),
     )
-
-
-def _protocol(
-    targets: Targets, engine: str, planned: list[Planned], settings: Settings, data: str
-) -> dict[str, Any]:
-    """What must be equal for two verdicts on an image to be comparable."""
-    attacks = [{"name": one.name, **one.protocol} for one in planned]
-    twins = dict.fromkeys(targets.twin_of.values())
-    attacks += [{"name": f"fmn@{twin}", "steps": settings.fmn} for twin in twins]
-    bytes_in = takes_bytes(targets.engines[engine])
-    return {
-        "data": data,
-        "images": digest_of_integers(targets.split.indices.cpu().numpy()),
-        "labels": digest_of_integers(targets.split.labels.cpu().numpy()),
-        "threat": targets.threat.to_dict(),
-        "attacks": attacks,
-        "seed": settings.seed,
-        "input": "uint8 NHWC" if bytes_in else "float32 NCHW [0,1]",
-    }

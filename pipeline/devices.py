@@ -1,10 +1,12 @@
 """Which device a run computes on, with how many threads, and what of that its results keep."""
 
+import os
 from importlib.metadata import version
 from typing import Literal
 
 import torch
 
+from advprune import ranks
 from advprune.errors import Refused, Unavailable
 from advprune.precision import Precision
 
@@ -57,9 +59,12 @@ def fix_arithmetic(threads: int | None) -> None:
     """What makes the same recipe give the same numbers: how many threads, and which products.
 
     Another count of threads adds in another order, so a recipe that names one gives the same bits
-    everywhere; None leaves all cores to torch. On a GPU, convolutions would by default cut float32
-    to TF32, which has three decimal digits, and choose algorithms that add in any order.
+    everywhere; None leaves all cores to torch, or a part of them to each rank of this machine. On a
+    GPU, convolutions would by default cut float32 to TF32, which has three decimal digits, and
+    choose algorithms that add in any order.
     """
+    if threads is None and (local := ranks.local_count()) > 1:
+        threads = max(1, (os.cpu_count() or 1) // local)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False

@@ -82,6 +82,7 @@ RECIPE_OPTIONS: list[Option] = [
 
 # Of `run` alone: a plan has nothing to time or to lose.
 RUN_OPTIONS: list[Option] = [
+    Option("nproc", int, "Processes that train together, each on a GPU of its own.", default=1),
     Option("profile", bool, "Write where the time went to RUN/profile.", default=False),
     Option(
         "checkpoint_steps", int | None, "Keep a checkpoint every so many steps, not only epochs."

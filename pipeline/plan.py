@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
+from advprune import ranks
 from advprune.data import ImageSet, Split
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
@@ -48,8 +49,14 @@ def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a run. Raises Refused, or NotFound for the data, before anything is written."""
     fix_arithmetic(recipe.threads)
     here = platform(recipe.device)
-    stages = [module.stage(recipe) for module in ORDER]
-    return [replace(stage, config={**stage.config, "platform": here}) for stage in stages]
+    # Ranks add in another order, as threads do; what they share of a verification is the same bits.
+    many = {"ranks": ranks.count()} if ranks.count() > 1 else {}
+
+    def placed(stage: Stage) -> Stage:
+        there = {**here, **many} if stage.name in _TRAINING else here
+        return replace(stage, config={**stage.config, "platform": there})
+
+    return [placed(module.stage(recipe)) for module in ORDER]
 
 
 def run_name(recipe: Recipe, stages: list[Stage]) -> str:

@@ -45,7 +45,11 @@ class Section(BaseModel):
 
 
 class Training(Section):
-    """One training stage: SGD with momentum and a cosine schedule."""
+    """One training stage: SGD with momentum and a cosine schedule.
+
+    `batch_size` is that of a step, whatever shares it: `accumulate` pieces of it one after the
+    other, and ranks, over which batch norm looks unless `sync_bn` is off.
+    """
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=128, ge=1)
@@ -55,6 +59,8 @@ class Training(Section):
     warmup: float = Field(default=0.0, ge=0, lt=1)
     rise: float = Field(default=0.0, ge=0, le=1)
     validate_every: int = Field(default=1, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    sync_bn: bool = True
 
     def schedule(self) -> Schedule:
         return Schedule(**self.model_dump(include=set(Training.model_fields)))

@@ -11,6 +11,7 @@ from advprune.observer import Observer
 from advprune.repro import environment
 from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors
+from pipeline.joining import led, say
 from pipeline.lines import ProgressLog
 from pipeline.memory import memory_errors
 from pipeline.plan import plan, run_name
@@ -52,6 +53,8 @@ def execute(
         checkpoint_steps: steps of training between checkpoints, beside those after each epoch.
         tracking: who else is told what training comes to.
 
+    Of several ranks this is what the first one does; the others `following.follow`.
+
     Raises:
         Refused and its kinds: bad input, a busy folder, a full disk; see `advprune.errors`.
         Terminated: the process was asked to end, and what it had done is kept.
@@ -79,9 +82,12 @@ def execute(
                 with screen.running(stage.name) as view, watching as watched:
                     told = partial(_told, (log, tracking), stage.name, view)
 
-                    def context(out: Path, view=view, told=told, watched=watched) -> Context:
-                        watch = Watch(out, view, stop, checkpoint_steps, told)
-                        return Context(recipe, artifacts, out, watched(watch), runs / name)
+                    def context(
+                        out: Path, name_=stage.name, view=view, told=told, watched=watched
+                    ) -> Context:
+                        watch = watched(Watch(out, view, stop, checkpoint_steps, told))
+                        observer = led(watch, name_, out)
+                        return Context(recipe, artifacts, out, observer, runs / name)
 
                     with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
                         card = environment(device) | made_with
@@ -90,6 +96,7 @@ def execute(
             else:
                 found.check()  # a verdict on files that were changed since would be a lie
             artifacts[stage.name] = found
+            say({"made": str(found.path)})
             tracking.finished(stage.name, found)
             screen.finished(stage.name, found, cached=stage.name not in ran)
         folder = store.publish(name, artifacts)
@@ -97,6 +104,7 @@ def execute(
         if not record.exists():  # else the same settings, perhaps read from this very file
             write(record, to_toml(recipe, sources).encode())
         tracking.verdict(artifacts)
+        say({"exit_code": artifacts["gate"].metrics["exit_code"]})
         return Outcome(folder, artifacts, ran)
 
 

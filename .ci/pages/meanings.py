@@ -16,6 +16,11 @@ MEANINGS = {
         "epochs between measurements on validation images, of which the best weights are kept; "
         "0 measures at the end alone and keeps the last"
     ),
+    "*.accumulate": (
+        "pieces in which a step takes its images, one after the other, to need less memory; the "
+        "gradient is that of all of them, batch norm sees a piece at a time"
+    ),
+    "*.sync_bn": "batch norm looks at the images of all ranks of `--nproc`, not at its own",
     "*.objective": "of this stage; the recipe's if not given",
     "finetune.objective": (
         "of this stage; the recipe's if not given. `kd` learns from the answers of the network of "

@@ -1,30 +1,49 @@
 """`advprune run` and `advprune plan`."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
+from advprune import ranks
 from advprune.errors import Refused
+from advprune.ranks import RankLost
 from deploy.report import terminal
 from pipeline.devices import resolve_device
+from pipeline.following import follow
+from pipeline.joining import joined
+from pipeline.launching import demand_room, launch
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, SWEEP_OPTIONS
 from pipeline.plan import Forecast, forecast
+from pipeline.plan import plan as plan_stages
 from pipeline.profile import Profile
 from pipeline.profile_report import FOLDER, show, write_profile
 from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
 from pipeline.screen import Screen
+from pipeline.stopping import Terminated
 from pipeline.store import Store
 from pipeline.tracking import Tracking
 
 
 def run(values: dict[str, Any]) -> int:
-    every = _checkpoint_steps(values["checkpoint_steps"])
+    every, nproc = _checkpoint_steps(values["checkpoint_steps"]), values["nproc"]
     recipe, sources = _recipe(values)
+    demand_room(nproc, recipe.device)
+    if nproc > 1 and "WORLD_SIZE" not in os.environ:
+        plan_stages(recipe)  # what is wrong with it is said once
+        return launch(nproc)
+    with joined(resolve_device(recipe.device)):
+        if ranks.number():
+            return _follow(recipe)
+        return _lead(values, recipe, sources, every)
+
+
+def _lead(values: dict[str, Any], recipe: Recipe, sources: Sources, every: int | None) -> int:
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
     tracking = Tracking(values["track"], screen.line)
@@ -43,6 +62,17 @@ def run(values: dict[str, Any]) -> int:
         screen.line(f"{outcome.folder}/{FOLDER}/profile.md")
     screen.line(f"{outcome.folder}/report.html")
     return int(outcome.artifacts["gate"].metrics["exit_code"])
+
+
+def _follow(recipe: Recipe) -> int:
+    """As another rank, which has nothing to say but what went wrong here alone."""
+    try:
+        return follow(recipe)
+    except (RankLost, Terminated) as ended:
+        raise SystemExit(ended.exit_code) from None
+    except Refused as refusal:
+        sys.stderr.write(f"advprune: rank {ranks.number()}: {refusal}\n")
+        raise SystemExit(refusal.exit_code) from None
 
 
 def plan(values: dict[str, Any]) -> int:

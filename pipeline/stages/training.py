@@ -23,7 +23,7 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
     adversarial = objective.name != "natural"
     return {
         # The objective is resolved below; a stage that spells out the recipe's is the same stage.
-        "training": training.model_dump(exclude={"objective"}),
+        "training": _steps(training),
         "objective": {
             "name": objective.name,
             "threat": objective.threat.to_dict() if adversarial else None,
@@ -33,6 +33,13 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
         },
         "seed": recipe.seed,
     }
+
+
+def _steps(training: Training) -> dict[str, Any]:
+    given = training.model_dump(exclude={"objective"})
+    # Where a batch is not shared, how it would be makes no difference.
+    neutral = {"accumulate": 1, "sync_bn": True}
+    return {key: value for key, value in given.items() if neutral.get(key) != value}
 
 
 def images_of(context: Context) -> ImageSet:

@@ -1,0 +1,72 @@
+"""What all ranks but the first do: take part in the stages that are for all."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch import Tensor
+
+from advprune.method import Progress
+from advprune.observer import Saved, Tensors
+from pipeline.checkpoints import Checkpoints
+from pipeline.joining import Together, hear
+from pipeline.plan import plan
+from pipeline.recipe import Recipe
+from pipeline.stage import Artifact, Context, read_artifact
+from pipeline.stopping import Stopping, stopping
+
+
+def follow(recipe: Recipe) -> int:
+    """Take part in a run of the first rank, and end with its exit code.
+
+    Raises:
+        Refused and its kinds: what went wrong here.
+        RankLost: the first rank, or another, has ended.
+        Terminated: all ranks were asked to stop, and what they had done is kept.
+    """
+    artifacts: dict[str, Artifact] = {}
+    with stopping() as stop:
+        for stage in plan(recipe):
+            word = hear()
+            if "make" in word:
+                # A stage fills a folder with what is the same on all ranks; the first one's counts.
+                with tempfile.TemporaryDirectory() as scratch:
+                    observer = Together(_Following(Path(word["make"]), stop))
+                    stage.run(Context(recipe, artifacts, Path(scratch), observer))
+                word = hear()
+            artifacts[stage.name] = read_artifact(Path(word["made"]))
+        return int(hear()["exit_code"])
+
+
+class _Following:
+    """An observer that shows and saves nothing, but what attacks found on its images.
+
+    Args:
+        folder: of the first rank's checkpoints.
+    """
+
+    def __init__(self, folder: Path, stop: Stopping) -> None:
+        self._checkpoints = Checkpoints(folder, lambda _: None)
+        self._stop = stop
+
+    def stepping(self) -> AbstractContextManager[None]:
+        return self._stop.stepping()
+
+    def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        return None
+
+    def due(self, step: int) -> bool:
+        return self._stop.asked
+
+    def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
+        self._stop.obey()
+
+    def restore(self) -> Saved | None:
+        return None
+
+    def epoch(self, history: list[dict]) -> None:
+        return None
+
+    def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
+        return self._checkpoints.kept(name, make)

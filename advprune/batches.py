@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advprune import ranks
 from advprune.data import ImageSet, Split, as_float, augment
+from advprune.rank_rows import own_rows
 from advprune.repro import ImageRandom, derive, generator
 from advprune.spans import span
 from advprune.types import Images, Labels
@@ -77,7 +77,7 @@ def batches(
     for chosen, beside in zip(own[first::stride], extra[first::stride], strict=True):
         rows = torch.arange(len(chosen))
         if pieces is not None:
-            rows = ranks.own(rows, pieces)
+            rows = own_rows(rows, pieces)
         with span("data"):
             part = _take(images.train, chosen[rows])
             whole = Rows(rows, len(chosen))

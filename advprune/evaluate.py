@@ -16,6 +16,7 @@ from advprune.attacks.pgd_worst import pgd_worst
 from advprune.data import Split, as_float
 from advprune.errors import Refused
 from advprune.frozen import frozen
+from advprune.rank_rows import blocks, in_order
 from advprune.repro import ImageRandom
 from advprune.types import Classifier, Images, Labels, Logits, Threat
 
@@ -152,7 +153,7 @@ def survival(
 
     Each rank measures its blocks of the images, and all know of all.
     """
-    mine = ranks.blocks(len(split), BATCH)
+    mine = blocks(len(split), BATCH)
     if not mine:
         own = torch.zeros(0, dtype=torch.bool, device=split.labels.device)
     else:
@@ -162,7 +163,7 @@ def survival(
         else:
             attack = partial(pgd_worst, steps=steps, restarts=1)
             own = survives(model, part, threat, seed, attack)
-    return ranks.in_order(own, len(split), BATCH)
+    return in_order(own, len(split), BATCH)
 
 
 def accuracy(verdicts: Tensor) -> float:

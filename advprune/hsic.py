@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from advprune import ranks
+from advprune.rank_rows import joined
 from advprune.types import Images, Labels
 
 SIGMA = 5.0
@@ -32,10 +32,10 @@ def bottleneck(
         hidden: (N, ...) each, of any float type.
         x, y: the weights.
     """
-    of_labels = linear(F.one_hot(ranks.joined(labels), classes).float())
+    of_labels = linear(F.one_hot(joined(labels), classes).float())
     # The trace is linear: both terms of a layer are one product.
-    wanted = x * smoother(gaussian(ranks.joined(images))) - y * smoother(of_labels)
-    terms = [trace_of_product(smoother(gaussian(ranks.joined(each))), wanted) for each in hidden]
+    wanted = x * smoother(gaussian(joined(images))) - y * smoother(of_labels)
+    terms = [trace_of_product(smoother(gaussian(joined(each))), wanted) for each in hidden]
     return torch.stack(terms).sum()
 
 

@@ -12,6 +12,7 @@ from advprune.data import ImageSet, as_float
 from advprune.frozen import same_modes
 from advprune.method import Progress, PruningMethod, Task
 from advprune.observer import Observer
+from advprune.rank_sums import total_by_name
 from advprune.repro import seeded
 from advprune.spans import span
 from advprune.train import Trained
@@ -62,7 +63,7 @@ def survey(
             if index < count:
                 with span("scores"), seeded(task.seed, "layers", index):
                     scores = method.assess(net, next(mine), task)
-            for name, score in ranks.total_by_name(scores).items():
+            for name, score in total_by_name(scores, images.train.images.device).items():
                 key = PREFIX + name
                 sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
             before, done = done, min(done + stride, count)

@@ -22,6 +22,7 @@ from advprune.method import Progress, PruningMethod, State, Task
 from advprune.objectives import Loss
 from advprune.observer import Observer
 from advprune.optimisation import Optimisation, sgd, trainable
+from advprune.rank_sums import total_gradients
 from advprune.repro import derive, seeded
 from advprune.spans import span
 from advprune.stats import realised_sparsity
@@ -213,11 +214,13 @@ def descend(
         with span("backward"):
             (loss.value * piece.share).backward()
         sums += torch.stack([loss.value.detach().double() * piece.share, loss.correct.double()])
-    with span("ranks"):
-        ranks.total_gradients(net.parameters())
-        if not schedule.sync_bn:
-            average_statistics(net)
-        value, correct = ranks.total(sums)
+    if ranks.count() > 1:
+        with span("ranks"):
+            total_gradients(net.parameters())
+            if not schedule.sync_bn:
+                average_statistics(net)
+            sums = ranks.total(sums)
+    value, correct = sums
     return Loss(value, correct)
 
 

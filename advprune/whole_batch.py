@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from advprune import ranks
+from advprune.rank_sums import average, differentiable_total
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
@@ -56,7 +57,7 @@ def average_statistics(net: nn.Module) -> None:
     """Running statistics of the same bits on all ranks, after each has looked at its own rows."""
     for module in net.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            ranks.average([module.running_mean, module.get_buffer("running_var")])
+            average([module.running_mean, module.get_buffer("running_var")])
 
 
 def drawn(draw: Callable[[int], Tensor], images: int) -> Tensor:
@@ -123,11 +124,11 @@ def _batch_norm(
     over = [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     values = torch.full((1,), x.numel() / x.shape[1], dtype=precise.dtype, device=x.device)
-    sums = ranks.differentiable_total(torch.cat([precise.sum(over), values]))
+    sums = differentiable_total(torch.cat([precise.sum(over), values]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
     centred = precise - mean.view(shape)
-    variance = ranks.differentiable_total(centred.square().sum(over)) / count
+    variance = differentiable_total(centred.square().sum(over)) / count
     with torch.no_grad():
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)

@@ -6,6 +6,7 @@ import torch
 
 from advprune import ranks
 from advprune.attacks.nearest import Nearest
+from advprune.rank_rows import blocks, in_order
 from advprune.types import Images
 from deploy.candidates import Keeping, Planned, find, find_nearest
 from deploy.replay import Targets
@@ -24,19 +25,17 @@ def find_all(
     Raises:
         InvalidEvaluation: as both.
     """
-    mine = ranks.blocks(len(targets.split), settings.batch_size)
+    mine = blocks(len(targets.split), settings.batch_size)
     candidates: dict[str, Images] = {}
     nearest: dict[str, tuple[str, Nearest]] = {}
     if mine:
         part = targets if ranks.count() == 1 else targets.of(torch.cat(mine))
         candidates = find(part, list(planned), settings, keeping)
         nearest = find_nearest(part, settings, keeping)
-    if ranks.count() == 1:
-        return candidates, nearest
     nothing = targets.x[:0]
 
     def whole(part: torch.Tensor) -> torch.Tensor:
-        return ranks.in_order(part, len(targets.split), settings.batch_size)
+        return in_order(part, len(targets.split), settings.batch_size)
 
     twins = dict.fromkeys(targets.twin_of.values())
     none = Nearest(nothing, nothing.new_zeros(0))

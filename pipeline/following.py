@@ -10,7 +10,9 @@ from torch import Tensor
 from advprune.method import Progress
 from advprune.observer import Saved, Tensors
 from pipeline.checkpoints import Checkpoints
+from pipeline.devices import resolve_device
 from pipeline.joining import Together, hear
+from pipeline.memory import batch_size_of, memory_errors
 from pipeline.plan import plan
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, read_artifact
@@ -25,7 +27,7 @@ def follow(recipe: Recipe) -> int:
         RankLost: the first rank, or another, has ended.
         Terminated: all ranks were asked to stop, and what they had done is kept.
     """
-    artifacts: dict[str, Artifact] = {}
+    device, artifacts = resolve_device(recipe.device), dict[str, Artifact]()
     with stopping() as stop:
         for stage in plan(recipe):
             word = hear()
@@ -33,7 +35,8 @@ def follow(recipe: Recipe) -> int:
                 # A stage fills a folder with what is the same on all ranks; the first one's counts.
                 with tempfile.TemporaryDirectory() as scratch:
                     observer = Together(_Following(Path(word["make"]), stop))
-                    stage.run(Context(recipe, artifacts, Path(scratch), observer))
+                    with memory_errors(stage.name, batch_size_of(recipe, stage.name), device):
+                        stage.run(Context(recipe, artifacts, Path(scratch), observer))
                 word = hear()
             artifacts[stage.name] = read_artifact(Path(word["made"]))
         return int(hear()["exit_code"])

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from advprune import ranks
-from advprune.errors import Refused
+from advprune.errors import Refused, Unavailable
 from advprune.method import Progress
 from advprune.observer import Observer, Saved, Tensors
 
@@ -38,6 +38,7 @@ def joined(device: str) -> Iterator[None]:
 
     Raises:
         Refused: all of them would compute on one GPU.
+        Unavailable: there are fewer GPUs than ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -45,7 +46,10 @@ def joined(device: str) -> Iterator[None]:
     if device.startswith("cuda"):
         if ":" in device:
             raise Refused(f"--device {device}: each rank takes a GPU of its own; give cuda")
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        own = int(os.environ["LOCAL_RANK"])
+        if own >= (there := torch.cuda.device_count()):
+            raise Unavailable(f"rank {own} of this machine: it has {there} GPUs, one for each rank")
+        torch.cuda.set_device(own)
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_PATIENCE)
     else:
         dist.init_process_group("gloo", timeout=_PATIENCE)

@@ -9,6 +9,7 @@ import torch
 
 from advprune.errors import OutOfMemory
 from pipeline import cgroups
+from pipeline.recipe import Recipe, Training
 
 # What allocators of torch, ONNX Runtime, OpenVINO and C++ say, each in an exception of its own.
 _SPENT = ("allocate memory", "bad_alloc", "bad allocation", "out of memory")
@@ -42,6 +43,12 @@ def memory_errors(stage: str, batch_size: int | None, device: str) -> Iterator[N
             f"{stage}: out of memory{at}: {largest(device):,} bytes were used at most, "
             f"{limit(device):,} are the limit; nothing was changed: {remedy}"
         ) from error
+
+
+def batch_size_of(recipe: Recipe, stage: str) -> int | None:
+    """Images of one step of a stage that trains; None of any other."""
+    section = getattr(recipe, stage, None)
+    return section.batch_size if isinstance(section, Training) else None
 
 
 def limit(device: str) -> int:

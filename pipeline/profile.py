@@ -22,7 +22,7 @@ from advprune.spans import Times
 from pipeline.memory import largest
 
 PROFILING = "profiling"  # the span of what only the profile costs
-TRAINING = ("data", "attack", "loss", "backward", "optimiser", "masks", "scores")
+TRAINING = ("data", "attack", "loss", "backward", "ranks", "optimiser", "masks", "scores")
 _TRACED = 3  # steps
 
 

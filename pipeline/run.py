@@ -13,11 +13,11 @@ from pipeline.devices import resolve_device
 from pipeline.files import lock, needed_folder, storage_errors
 from pipeline.joining import led, say
 from pipeline.lines import ProgressLog
-from pipeline.memory import memory_errors
+from pipeline.memory import batch_size_of, memory_errors
 from pipeline.plan import plan, run_name
 from pipeline.profile import Profile
 from pipeline.provenance import provenance
-from pipeline.recipe import Recipe, Training
+from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
@@ -89,7 +89,7 @@ def execute(
                         observer = led(watch, name_, out)
                         return Context(recipe, artifacts, out, observer, runs / name)
 
-                    with memory_errors(stage.name, _batch_size(recipe, stage.name), device):
+                    with memory_errors(stage.name, batch_size_of(recipe, stage.name), device):
                         card = environment(device) | made_with
                         found = store.build(stage, artifacts, context, card)
                 ran.append(stage.name)
@@ -104,14 +104,7 @@ def execute(
         if not record.exists():  # else the same settings, perhaps read from this very file
             write(record, to_toml(recipe, sources).encode())
         tracking.verdict(artifacts)
-        say({"exit_code": artifacts["gate"].metrics["exit_code"]})
         return Outcome(folder, artifacts, ran)
-
-
-def _batch_size(recipe: Recipe, stage: str) -> int | None:
-    """Images of one step of a stage that trains; None of any other."""
-    section = getattr(recipe, stage, None)
-    return section.batch_size if isinstance(section, Training) else None
 
 
 def _told(

@@ -16,6 +16,8 @@ from toy import Memory, make_batch, make_images, make_net, make_task, same, snap
 from advprune import ranks
 from advprune.batches import batches
 from advprune.errors import Refused
+from advprune.rank_rows import blocks, in_order, joined, own_rows
+from advprune.rank_sums import total_by_name, total_gradients
 from advprune.ranks import RankLost, RanksDisagree
 from advprune.repro import seeded
 from advprune.train import Schedule, descend, fit
@@ -35,10 +37,10 @@ def tensor(*shape: int, seed: int = 0) -> Tensor:
 def test_one_process_is_one_rank_and_has_all() -> None:
     assert (ranks.count(), ranks.number(), ranks.local_count()) == (1, 0, 1)
     rows = torch.arange(7)
-    assert ranks.own(rows).tolist() == rows.tolist()
+    assert own_rows(rows).tolist() == rows.tolist()
     assert ranks.total(rows) is rows
     assert ranks.exchange(b"word") == [b"word"]
-    assert [block.tolist() for block in ranks.blocks(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert [block.tolist() for block in blocks(5, 2)] == [[0, 1], [2, 3], [4]]
     ranks.demand_same("nothing", b"digest")
 
 
@@ -89,27 +91,27 @@ def shared_things(folder: Path) -> None:
     mine = parts[rank].clone().requires_grad_()
     weights = tensor(5, 4, seed=1)
     # As losses are: each rank has its share of one loss, which all compute.
-    (ranks.joined(mine) * weights).sum().mul(sizes[rank] / 5).backward()
+    (joined(mine) * weights).sum().mul(sizes[rank] / 5).backward()
     zeros = torch.tensor([-0.0, 1.0])[None]
-    blocks = ranks.blocks(5, 2)
-    block = torch.cat([torch.zeros(0, 2), *(zeros.expand(len(rows), 2) for rows in blocks)])
+    mine_of_five = blocks(5, 2)
+    block = torch.cat([torch.zeros(0, 2), *(zeros.expand(len(rows), 2) for rows in mine_of_five)])
     refusal = ""
     try:
         ranks.demand_same("a colour", b"blue" if rank == 2 else b"red")
     except RanksDisagree as error:
         refusal = str(error)
-    named = ranks.total_by_name({"a": torch.ones(2)} if rank else {})
+    named = total_by_name({"a": torch.ones(2)} if rank else {}, torch.device("cpu"))
     said = {
         "exchange": [word.decode() for word in ranks.exchange(b"x" * rank)],
-        "own": ranks.own(torch.arange(8)).tolist(),
-        "blocks": [rows.tolist() for rows in blocks],
+        "own": own_rows(torch.arange(8)).tolist(),
+        "blocks": [rows.tolist() for rows in mine_of_five],
         "any": [ranks.any_of(rank == 1), ranks.any_of(False)],
         "refusal": refusal,
         "named": {name: total.tolist() for name, total in named.items()},
     }
     (folder / "said.json").write_text(json.dumps(said))
-    found = {"gradient": mine.grad, "order": ranks.in_order(block, 5, 2), "joined": mine}
-    found["flags"] = ranks.in_order(torch.ones(len(block), dtype=torch.bool), 5, 2)
+    found = {"gradient": mine.grad, "order": in_order(block, 5, 2), "joined": mine}
+    found["flags"] = in_order(torch.ones(len(block), dtype=torch.bool), 5, 2)
     save_file({name: value.detach() for name, value in found.items()}, folder / "found")
 
 
@@ -118,12 +120,12 @@ def normalised(folder: Path) -> None:
     x, weights = tensor(7, 2, 3, 3), tensor(7, 2, 3, 3, seed=1)
     norm = nn.BatchNorm2d(2).double()
     nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
-    rows = ranks.own(torch.arange(7))
+    rows = own_rows(torch.arange(7))
     part = x[rows].clone().requires_grad_()
     with as_whole(Rows(rows, 7), synced=True):
         out = norm(norm(part).tanh())
     (out * weights[rows]).square().sum().backward()
-    ranks.total_gradients(norm.parameters())
+    total_gradients(norm.parameters())
     grads = {"dw": norm.weight.grad, "db": norm.bias.grad, "dx": part.grad, "out": out.detach()}
     save_file({**norm.state_dict(), **grads}, folder / "found")  # pyright: ignore[reportArgumentType]
 

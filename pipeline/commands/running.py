@@ -14,7 +14,7 @@ from advprune.ranks import RankLost
 from deploy.report import terminal
 from pipeline.devices import resolve_device
 from pipeline.following import follow
-from pipeline.joining import joined
+from pipeline.joining import joined, say
 from pipeline.launching import demand_room, launch
 from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, SWEEP_OPTIONS
 from pipeline.plan import Forecast, forecast
@@ -61,7 +61,9 @@ def _lead(values: dict[str, Any], recipe: Recipe, sources: Sources, every: int |
         show(write_profile(profile, outcome.artifacts, outcome.folder), screen.console)
         screen.line(f"{outcome.folder}/{FOLDER}/profile.md")
     screen.line(f"{outcome.folder}/report.html")
-    return int(outcome.artifacts["gate"].metrics["exit_code"])
+    code = int(outcome.artifacts["gate"].metrics["exit_code"])
+    say({"exit_code": code})
+    return code
 
 
 def _follow(recipe: Recipe) -> int:

@@ -1,7 +1,7 @@
 """Training images in batches: the order of an epoch, augmentation, one random stream per image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from advprune.types import Images, Labels
 
 @dataclass(frozen=True)
 class Batch:
-    """Images float32 (N, C, H, W), labels (N,), and one random stream per image."""
+    """Images float32 (N, C, H, W), labels (N,), and one random stream per image.
+
+    carried: what a replay of this batch leaves to the next, see `replays`.
+    """
 
     images: Images
     labels: Labels
     random: ImageRandom
+    carried: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 def batches(

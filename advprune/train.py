@@ -21,6 +21,7 @@ from advprune.masking import maskings
 from advprune.meter import Meter
 from advprune.method import Progress, PruningMethod, State, Task
 from advprune.optimisation import Optimisation, sgd, trainable
+from advprune.replays import replayed
 from advprune.repro import derive, seeded
 from advprune.spans import span
 from advprune.stats import realised_sparsity
@@ -128,7 +129,9 @@ def fit(
         Refused: the loss, a weight or a running statistic became infinite or not a number. Nothing
             of that is saved.
     """
-    epoch_steps = math.ceil(len(images.train) / schedule.batch_size)
+    times = task.objective.times
+    epoch_batches = math.ceil(len(images.train) / schedule.batch_size)
+    epoch_steps = epoch_batches * times
     optimisation = Optimisation(
         schedule.lr,
         schedule.weight_decay,
@@ -137,7 +140,7 @@ def fit(
         images=len(images.train),
     )
     state = method.start(net, task, optimisation) if method else {}
-    shown = schedule.epochs * len(images.train)
+    shown = schedule.epochs * len(images.train) * times
     objective = task.objective.for_training(net, as_float(images.train.first(8).images), shown)
     task = replace(task, objective=objective)
     if method:
@@ -152,7 +155,7 @@ def fit(
     events = Events()
     kept: dict[str, Kept] = {"meter": meter, "events": events}
     kept |= {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
-    done, history = 0, []
+    done, history, due = 0, [], False
     if (saved := observer.restore()) is not None:
         done, tensors, history = saved
         unpack(tensors, net, optimiser, state, kept)
@@ -166,9 +169,9 @@ def fit(
         if not first:
             meter.begin(epoch + 1)
             events.begin()
-        order = batches(images, task.seed, epoch, epoch_steps, first=first)
+        order = batches(images, task.seed, epoch, epoch_batches, first=first // times)
         with observer.stepping():
-            for step, batch in enumerate(order, epoch * epoch_steps + first):
+            for step, batch in enumerate(replayed(order, times), epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     fraction = (step + 0.5) / optimisation.steps
                     group["lr"] = peak * schedule.rate(
@@ -193,10 +196,13 @@ def fit(
                     if method:
                         with span("masks"):
                             event = method.update(net, state, progress, task)
-                    due = events.happened(event, net, optimiser)
+                    due |= events.happened(event, net, optimiser)
                 observer.step(progress, {"loss": meter.latest, "images": len(batch.labels)})
+                due = due or progress.ends_epoch or observer.due(progress.step)
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
-                if due or progress.ends_epoch or observer.due(progress.step):
+                # Not between replays: what they carry belongs to a batch, not to the training.
+                if due and progress.step % times == 0:
+                    due = False
                     observer.save(progress.step, pack(net, optimiser, state, kept), history)
         row: dict[str, float] = {"epoch": epoch + 1, **meter.totals()}
         if watchdog and not watchdog.fallen:

@@ -57,7 +57,7 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("weights", Path, "Begin from these: .safetensors, .pt or .pth of the same model."),
     _recipe("freeze", list[str], "Layers that keep their weights: glob, or stem; repeatable."),
     _recipe("normalize", str, "By the data's mean and std, imagenet's, or none."),
-    _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs or n-fgsm."),
+    _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs, n-fgsm or free."),
     _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),
     _recipe("norm", str, "Of the attack: linf (each pixel by itself) or l2."),
     _recipe("seed", int, "Seed of everything that is random."),

@@ -129,8 +129,8 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     an_epoch = len(images.train) * (1 if images.extra is None else 2)
 
     def total(training: Teachable) -> float:
-        cost = seconds_per_image(recipe.robust_objective(training))
-        return training.epochs * an_epoch * cost
+        objective = recipe.robust_objective(training)
+        return training.epochs * an_epoch * objective.times * seconds_per_image(objective)
 
     method = recipe.pruning_method()
     # A survey costs what it costs: how much, its file alone knows.

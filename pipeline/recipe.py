@@ -168,6 +168,7 @@ class Recipe(Section):
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
     beta: float | None = Field(default=None, ge=0)
+    replays: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**64)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -200,7 +201,8 @@ class Recipe(Section):
 
     def _objective(self, name: ObjectiveName) -> Objective:
         precision = resolve_precision(self.precision, self.device)
-        return Objective(name, self.threat(), self.attack_steps, self.beta, precision)
+        threat, steps = self.threat(), self.attack_steps
+        return Objective(name, threat, steps, self.beta, precision, self.replays)
 
     def pruning_method(self) -> PruningMethod:
         """Raises Refused naming the option that the method refuses."""

@@ -271,7 +271,7 @@ def test_a_sparsity_in_its_range_is_taken(value: float) -> None:
         ("beta=-1", ["--beta -1"]),
         ("beta=inf", ["--beta inf", "finite"]),
         ("objective=tradez", ["--objective 'tradez'", "'natural', 'pgd', 'trades', 'mart', 'mad'"]),
-        ("prune.objective=tradez", ["prune.objective 'tradez'", "'fgsm-rs' or 'n-fgsm'"]),
+        ("prune.objective=tradez", ["prune.objective 'tradez'", "'n-fgsm' or 'free'"]),
         ("compression=0.5", ["--compression 0.5", "greater than or equal to 1"]),
         ("compression=inf", ["--compression inf", "finite"]),
         ("verify.split=val", ["verify.split 'val'", "'test' or 'train'"]),

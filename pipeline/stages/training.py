@@ -30,6 +30,7 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
             "steps": objective.steps if adversarial else None,
             "beta": objective.robust_weight,
             "precision": objective.precision,
+            **({"replays": objective.times} if objective.name == "free" else {}),
         },
         "seed": recipe.seed,
     }

@@ -1,6 +1,6 @@
 """Training images in batches: the order of an epoch, augmentation, one random stream per image."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +27,7 @@ class Batch:
 
 def batches(
     images: ImageSet, seed: int, epoch: int, count: int, *, augmented: bool = True, first: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The training images in `count` batches of nearly equal size, in the order of seed and epoch.
 
     Extra images, where the set has them, join every batch one for one: another part of them in
@@ -40,12 +40,14 @@ def batches(
     order = torch.randperm(len(images.train), generator=generator(seed, "order", epoch))
     own = order.tensor_split(count)
     extra = _extra(images, seed, epoch, own)
-    for chosen, beside in zip(own[first:], extra[first:], strict=True):
+    seen = derive(seed, "images", epoch)
+    loaded = images.train.load(own[first:], seen if augmented else None)
+    for beside in extra[first:]:
         with span("data"):
-            part = _take(images.train, chosen)
+            part = next(loaded)
             if images.extra is not None:
                 part = _join(part, _take(images.extra, beside))
-            random = ImageRandom(derive(seed, "images", epoch), part.indices)
+            random = ImageRandom(seen, part.indices)
             floats = as_float(part.images)
             if augmented:
                 floats = augment(floats, random.fork("augment"), images.augment)

@@ -1,6 +1,7 @@
 """survey(): one pass over the training images that scores weights and trains none."""
 
 import math
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -48,9 +49,9 @@ def survey(
         device = next(net.parameters()).device
         done = saved[0]
         sums = {name: value.to(device) for name, value in saved[1].items()}
-    with same_modes(net), observer.stepping():
+    pass_ = batches(images, task.seed, 0, full, augmented=method.augmented, first=done)
+    with same_modes(net), observer.stepping(), closing(pass_):
         net.eval()
-        pass_ = batches(images, task.seed, 0, full, augmented=method.augmented, first=done)
         for index, batch in zip(range(done, count), pass_, strict=False):
             with span("scores"), seeded(task.seed, "layers", index):
                 scores = method.assess(net, batch, task)

@@ -6,7 +6,7 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -150,7 +150,7 @@ def fit(
     peaks = [group["lr"] for group in optimiser.param_groups]
     best = Best() if select else None
     watchdog = Watchdog(images.val, task) if task.objective.single_step else None
-    meter = Meter(net, images.train.images.device)
+    meter = Meter(net, images.val.images.device)
     masked = any(True for _ in maskings(net))
     events = Events()
     kept: dict[str, Kept] = {"meter": meter, "events": events}
@@ -170,7 +170,7 @@ def fit(
             meter.begin(epoch + 1)
             events.begin()
         order = batches(images, task.seed, epoch, epoch_batches, first=first // times)
-        with observer.stepping():
+        with observer.stepping(), closing(order):
             for step, batch in enumerate(replayed(order, times), epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     fraction = (step + 0.5) / optimisation.steps

@@ -68,6 +68,8 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("image_size", int, "Resize and crop to this side."),
     _recipe("convert", str, "rgb: turn grey, CMYK, transparent and 16-bit images into RGB."),
     Option("skip_bad", bool, "Leave out damaged images, at most 0.1 %.", "skip_bad", False),
+    Option("stream", bool, "Leave the images to train on in their files.", "stream", False),
+    _recipe("data_workers", int, "Processes that decode streamed images; a core each."),
     Option(
         "baseline", Path | None, "Verdicts that the gate holds the run against.", "gate.baseline"
     ),

@@ -156,6 +156,8 @@ class Recipe(Section):
     image_size: int | None = Field(default=None, ge=4)
     convert: Literal["rgb"] | None = None
     skip_bad: bool = False
+    stream: bool = False
+    data_workers: int | None = Field(default=None, ge=0, le=_MOST_THREADS)
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
     split_seed: int = Field(default=0, ge=0, lt=2**64)

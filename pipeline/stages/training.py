@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from advprune.data import ImageSet, read
+from advprune.data import Files, ImageSet, read, root_of
 from advprune.files import write
 from advprune.masking import bake
 from advprune.method import Task
@@ -37,8 +37,10 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
 
 
 def images_of(context: Context) -> ImageSet:
-    """The data set, on the device of the run."""
-    return read(context["data"].check()).to(resolve_device(context.recipe.device))
+    """The data set, on the device of the run; streamed images where they are in their files."""
+    recipe = context.recipe
+    files = Files(root_of(recipe.data, recipe.data_dir).resolve(), recipe.data_workers)
+    return read(context["data"].check(), files).to(resolve_device(recipe.device))
 
 
 def network_of(context: Context, stage: str) -> nn.Module:

@@ -85,7 +85,7 @@ def attack(context: Context, settings: Settings) -> Verification:
     for name, file in engines_of(folder).items():
         if is_quantised(engines[name]):
             twins[twin_name(name)] = differentiable(file.read_bytes(), file.name).to(device)
-    split = images.splits[context.recipe.verify.split]
+    split = images.splits[context.recipe.verify.split].first(settings.images)
     threat, keeping = context.recipe.threat(), context.observer.kept
     return verify(twins, engines, split, threat, images.digest, settings, keeping)
 

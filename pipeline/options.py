@@ -49,7 +49,11 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("method", str, "Pruning method; see `advprune methods`. Shows its options.", "-m"),
     _recipe("sparsity", float, "Share of weights removed, 0 <= s < 1.", "-s"),
     _recipe("compression", float, "All parameters over those left; instead of --sparsity."),
-    _recipe("preset", str, "digits, subset, cifar10 or svhn; the one for the data if not given."),
+    _recipe(
+        "preset",
+        str,
+        "digits, subset, cifar10, svhn or imagenet; the data's own if not given.",
+    ),
     _recipe("data", str, "digits, folder:PATH, or a torchvision set; see `advprune data`."),
     _recipe("data_dir", Path, "Where downloaded data sets are."),
     _recipe("extra_data", Path, "Folder of more training images, in the same classes."),

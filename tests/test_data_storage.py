@@ -83,7 +83,7 @@ Change = Callable[[dict[str, torch.Tensor]], object]
             lambda t: t.update({"calib.indices": t["calib.indices"][1:]}),
             "calib.indices has 19 rows",
         ),
-        (lambda t: t.update({"calib.images": t["calib.images"][..., 1:]}), "those of train"),
+        (lambda t: t.update({"calib.images": t["calib.images"][..., 1:]}), "those of val"),
         (lambda t: t["test.labels"].__setitem__(3, 10), "test: label 10 of image 3"),
         (lambda t: t["test.labels"].__setitem__(3, -1), "test: label -1 of image 3"),
         (lambda t: t["train.images"].__setitem__((0, 0, 0, 0), 99), "digest is"),

@@ -19,6 +19,7 @@ from advprune import data
 from advprune.batches import Batch, batches
 from advprune.data import Files, ImageSet, Loaded, Reading, Stream
 from advprune.data.loading import ahead
+from advprune.data.registry import open_source
 from advprune.data.splits import split
 from advprune.errors import OutOfMemory
 from advprune.repro import ImageRandom, derive
@@ -97,15 +98,14 @@ def test_all_but_the_training_images_is_as_in_memory(photographs: str, streamed:
 def test_an_image_is_seen_as_torchvision_would_crop_and_mirror_it(
     photographs: str, streamed: Loaded
 ) -> None:
-    order = split(data.registry.open_source(photographs, Path(), READING), 0, None, None)["train"]
+    order = split(open_source(photographs, Path(), READING), 0, None, None)["train"]
     root = Path(photographs.removeprefix("folder:"))
     paths = sorted((root / "train").rglob("*.jpg"))
     crop = v2.Compose([v2.RandomResizedCrop(SIDE), v2.RandomHorizontalFlip()])
     seen = 0
     for batch in epoch(streamed, number=1):
-        for image, label in zip(batch.images, batch.labels, strict=True):
-            seen += 1
-            assert image.shape == (3, SIDE, SIDE)
+        assert batch.images.shape == (len(batch.labels), 3, SIDE, SIDE)
+        seen += len(batch.labels)
     assert seen == len(order)
     (whole,) = epoch(streamed, number=1, count=1)
     first = torch.randperm(

@@ -1,4 +1,4 @@
-"""A streamed file that is not what it was, or not in its folder, is one line and never trained on."""
+"""A streamed file that is not what it was, or not in its folder, is one line, and not used."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def test_an_image_of_another_form_is_refused_before_any_training(
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     spec = make(tmp_path)
-    image = Image.new("RGB" if len(shape) == 3 else "L", shape[1::-1])
+    image = Image.new("RGB" if len(shape) == 3 else "L", (shape[1], shape[0]))
     for path in (tmp_path / "train" / "zebra").iterdir():
         image.save(path)
     refused(BadData, "zebra", "in a set of", act=lambda: load(spec))

@@ -93,6 +93,7 @@ def test_a_flag_that_was_not_given_changes_nothing(file: Path) -> None:
     [
         ({}, "digits"),
         ({"flags": {"data": "svhn"}}, "svhn"),
+        ({"flags": {"data": "imagenet"}}, "imagenet"),
         ({"flags": {"data": "folder:photos"}}, "cifar10"),
         ({"environment": {"ADVPRUNE_DATA": "mnist"}}, "cifar10"),
         ({"flags": {"data": "svhn"}, "settings": ["preset=subset"]}, "subset"),
@@ -203,7 +204,7 @@ def test_an_eps_in_levels_of_grey_is_understood_and_refused(value: object, meant
         ({"settings": [f"options.{SHARE}=1", f"options.{SHARE}.x=1"]}, [f"'options.{SHARE}.x'"]),
         ({"settings": ["options=1"]}, ["setting 'options'"]),
         ({"environment": {"ADVPRUNE_SPARSTY": "1"}}, ["environment: setting 'sparsty'"]),
-        ({"flags": {"preset": "digts"}}, ["--preset 'digts'", "did you mean digits?"]),
+        ({"flags": {"preset": "digts"}}, ["--preset 'digts'", "did you mean digits or imagenet?"]),
         ({"flags": {"method": "hrp"}}, ["--method 'hrp'", "harp"]),
         ({"settings": ["method=magnitud"]}, ["'magnitud'", "did you mean magnitude"]),
     ],

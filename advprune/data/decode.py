@@ -140,9 +140,14 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def fits(count: int, form: Form) -> bool:
+    """Whether so many images take no more than half of the free memory."""
+    return count * int(np.prod(form.shape)) <= free_memory() / 2
+
+
 def check_memory(count: int, form: Form) -> None:
-    needed, free = count * int(np.prod(form.shape)), free_memory()
-    if needed > free / 2:
+    if not fits(count, form):
+        needed, free = count * int(np.prod(form.shape)), free_memory()
         raise Refused(
             f"{count} images of {form.size[0]}x{form.size[1]} need {needed / 1e9:.1f} GB, more than"
             f" half of the {free / 1e9:.1f} GB of free memory; lower --limit-train, --limit-test or"

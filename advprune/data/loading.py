@@ -58,14 +58,21 @@ def ahead(
                 raise found
             yield found
     except RuntimeError as error:
-        if _GONE not in str(error):
-            raise
-        raise OutOfMemory(
-            f"streaming: a process that decodes images was ended ({error}), as happens where memory"
-            " or a container's /dev/shm is too small; give it more, or take fewer: --data-workers"
-        ) from error
+        if refusal := ended(error):
+            raise refusal from error
+        raise
     finally:
         del results  # which ends the processes; a traceback would keep it, and them, alive
+
+
+def ended(error: BaseException) -> OutOfMemory | None:
+    """What to say where a process was ended from outside; torch tells it wherever its parent is."""
+    if not isinstance(error, RuntimeError) or _GONE not in str(error):
+        return None
+    return OutOfMemory(
+        f"streaming: a process that decodes images was ended ({error}), as happens where memory or "
+        "a container's /dev/shm is too small; give it more, or take fewer: --data-workers"
+    )
 
 
 def cores() -> int:

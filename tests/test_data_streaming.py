@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -223,9 +225,51 @@ def test_a_process_that_is_ended_from_outside_is_one_line() -> None:
     assert "\n" not in str(told.value)
 
 
+def who(part: Tensor) -> Tensor:
+    return torch.tensor([os.getpid()])
+
+
+def test_a_request_to_end_is_left_to_the_parent() -> None:
+    """Schedulers ask every process of a run, and the parent has a step to save first."""
+    made = ahead(who, [torch.zeros(1)] * 20, 1, pinned=False)
+    worker = int(next(made))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker, number)
+    assert {int(pid) for pid in made} == {worker}
+
+
+def test_no_process_outlives_a_parent_that_is_killed() -> None:
+    """It would hold the locks of the run."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if not parent:
+        made = ahead(who, [torch.zeros(1)] * 20, 1, pinned=False)
+        os.write(writing, str(int(next(made))).encode())
+        signal.pause()
+        os._exit(1)
+    worker = int(os.read(reading, 20))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    for _ in range(100):
+        if not alive(worker):
+            break
+        time.sleep(0.02)
+    assert not alive(worker)
+    os.close(reading)
+    os.close(writing)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; a zombie, which nobody has waited for, does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_processes_default_to_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advprune.data.loading.cores", lambda: 1)
-    made = ahead(lambda part: torch.tensor([os.getpid()]), [torch.zeros(1)] * 3, None, pinned=False)
+    made = ahead(who, [torch.zeros(1)] * 3, None, pinned=False)
     (worker,) = {int(pid) for pid in made}
     assert worker != os.getpid()
 

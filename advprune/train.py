@@ -198,7 +198,7 @@ def fit(
                             event = method.update(net, state, progress, task)
                     due |= events.happened(event, net, optimiser)
                 observer.step(progress, {"loss": meter.latest, "images": len(batch.labels)})
-                due = due or progress.ends_epoch or observer.due(progress.step)
+                due = observer.due(progress.step) or due or progress.ends_epoch
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
                 # Not between replays: what they carry belongs to a batch, not to the training.
                 if due and progress.step % times == 0:

@@ -190,6 +190,10 @@ class Recipe(Section):
         """How image files are read."""
         return Reading(self.image_size, self.convert == "rgb", self.skip_bad)
 
+    def identity(self) -> dict[str, Any]:
+        """All settings that a result can depend on, as JSON has them."""
+        return self.model_dump(mode="json", exclude={"data_workers"})
+
     def threat(self) -> Threat:
         return Threat(eps=self.eps, norm=self.norm)
 

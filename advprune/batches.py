@@ -1,7 +1,8 @@
 """Training images in batches: the order of an epoch, augmentation, one random stream per image."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,14 @@ class Batch:
     """Images float32 (N, C, H, W), labels (N,), and one random stream per image.
 
     part: which rows of a larger batch these are; None where they are all of it.
+    carried: what a replay of this batch leaves to the next, see `replays`.
     """
 
     images: Images
     labels: Labels
     random: ImageRandom
     part: Rows | None = None
+    carried: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def rows(self) -> Rows:
@@ -40,10 +43,15 @@ class Batch:
         if count == 1:
             yield self
             return
-        for chosen in torch.arange(len(self.labels)).tensor_split(count):
+        for index, chosen in enumerate(torch.arange(len(self.labels)).tensor_split(count)):
             there = chosen.to(self.labels.device)
-            rows = Rows(self.rows.positions[chosen], self.rows.of)
-            yield Batch(self.images[there], self.labels[there], self.random.subset(there), rows)
+            yield Batch(
+                self.images[there],
+                self.labels[there],
+                self.random.subset(there),
+                Rows(self.rows.positions[chosen], self.rows.of),
+                self.carried.setdefault(f"piece {index} of {count}", {}),
+            )
 
 
 def batches(
@@ -56,7 +64,7 @@ def batches(
     first: int = 0,
     stride: int = 1,
     pieces: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The training images in `count` batches of nearly equal size, in the order of seed and epoch.
 
     Extra images, where the set has them, join every batch one for one: another part of them in
@@ -74,21 +82,31 @@ def batches(
     order = torch.randperm(len(images.train), generator=generator(seed, "order", epoch))
     own = order.tensor_split(count)
     extra = _extra(images, seed, epoch, own)
-    for chosen, beside in zip(own[first::stride], extra[first::stride], strict=True):
-        rows = torch.arange(len(chosen))
-        if pieces is not None:
-            rows = own_rows(rows, pieces)
+    seen = derive(seed, "images", epoch)
+    coming = [
+        (chosen, beside, _rows(len(chosen), pieces))
+        for chosen, beside in zip(own[first::stride], extra[first::stride], strict=True)
+    ]
+    loaded = images.train.load(
+        [chosen[rows] for chosen, _, rows in coming], seen if augmented else None
+    )
+    for chosen, beside, rows in coming:
         with span("data"):
-            part = _take(images.train, chosen[rows])
-            whole = Rows(rows, len(chosen))
+            part, whole = next(loaded), Rows(rows, len(chosen))
             if images.extra is not None:
                 part = _join(part, _take(images.extra, beside[rows]))
                 whole = Rows(torch.cat([rows, rows + len(chosen)]), 2 * len(chosen))
-            random = ImageRandom(derive(seed, "images", epoch), part.indices)
+            random = ImageRandom(seen, part.indices)
             floats = as_float(part.images)
             if augmented:
                 floats = augment(floats, random.fork("augment"), images.augment)
         yield Batch(floats, part.labels, random.fork("attack"), whole)
+
+
+def _rows(count: int, pieces: int | None) -> Tensor:
+    """Positions in a batch of so many images: this rank's, or all."""
+    rows = torch.arange(count)
+    return rows if pieces is None else own_rows(rows, pieces)
 
 
 def _extra(images: ImageSet, seed: int, epoch: int, own: tuple[Tensor, ...]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What training minimises: natural, PGD-AT, TRADES, MART, MAD's or fast ones; a call on a batch.
+"""What training minimises: natural, PGD-AT, TRADES, MART, MAD's, fast ones; a call on a batch.
 
 The attack inside asks a view of the network in eval mode, see `attack_view`: gradients with respect
 to inputs only. Random starts belong to images, not to batches.
@@ -19,10 +19,11 @@ from advprune.attacks.pgd import Start, ascent, pgd, uniform_offsets
 from advprune.batches import Batch
 from advprune.errors import Refused
 from advprune.precision import Precision, answer
+from advprune.replays import moving
 from advprune.spans import span
 from advprune.types import Classifier, Images, Labels, Logits, Threat
 
-Untaught = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm"]
+Untaught = Literal["natural", "pgd", "trades", "mart", "mad", "fgsm-rs", "n-fgsm", "free"]
 ObjectiveName = Literal[Untaught, "kd"]  # which learns from a teacher, see `distillation`
 SINGLE_STEP = ("fgsm-rs", "n-fgsm")  # they may overfit from one epoch to the next, see `watchdog`
 
@@ -47,12 +48,14 @@ class Objective:
     Args:
         name: natural; pgd (Madry et al. 2018); trades (Zhang et al. 2019); mart (Wang et al.
             2020); mad, the fine-tuning of Lee et al. (2022); and, with an attack of one step,
-            fgsm-rs (Wong et al. 2020) and n-fgsm (de Jorge et al. 2022); kd is `Distilled`.
+            fgsm-rs (Wong et al. 2020) and n-fgsm (de Jorge et al. 2022); free (Shafahi et al.
+            2019), see `replays`; kd is `Distilled`.
         threat: the ball of the attack inside.
         steps: iterations of that attack; each moves by 2.5 eps / steps, the papers' eps / 4 at 10,
-            and by 1.25 eps at most. Single-step objectives are only measured with so many.
+            and by 1.25 eps at most. Single-step objectives and free are only measured with so many.
         beta: weight of the robust term, `BETAS` if not given.
         precision: of the layers, in training and in the attack.
+        replays: how often free takes a batch; the paper's 4 for ImageNet, 8 for CIFAR-10.
         view: what the attack asks; a training has one from its first step to its last.
     """
 
@@ -61,6 +64,7 @@ class Objective:
     steps: int = 10
     beta: float | None = None
     precision: Precision = "fp32"
+    replays: int = 4
     view: AttackView | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -72,6 +76,11 @@ class Objective:
     @property
     def single_step(self) -> bool:
         return self.name in SINGLE_STEP
+
+    @property
+    def times(self) -> int:
+        """How often in succession training takes a batch, each time with a step."""
+        return self.replays if self.name == "free" else 1
 
     def __call__(self, net: nn.Module, batch: Batch) -> Loss:
         if self.name not in OBJECTIVES:
@@ -132,6 +141,12 @@ def n_fgsm(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
         gradient, _ = ascent(model, noisy, batch.labels, cross_entropy)
     moved = noisy + threat.eps * threat.steepest(gradient)
     logits = objective.logits(net, moved.clamp(threat.low, threat.high))
+    return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
+
+
+def free(objective: Objective, net: nn.Module, batch: Batch) -> Loss:
+    """Cross-entropy where the replays before have moved the images (Shafahi et al. 2019)."""
+    logits = objective.logits(net, moving(batch, objective.threat))
     return Loss(F.cross_entropy(logits, batch.labels), correct(logits, batch.labels))
 
 
@@ -204,6 +219,7 @@ OBJECTIVES: dict[str, Callable[[Objective, nn.Module, Batch], Loss]] = {
     "mad": mad,
     "fgsm-rs": fgsm_rs,
     "n-fgsm": n_fgsm,
+    "free": free,
 }
 
 

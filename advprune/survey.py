@@ -1,6 +1,7 @@
 """survey(): one pass over the training images that scores weights and trains none."""
 
 import math
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -56,14 +57,14 @@ def survey(
     mine = batches(
         images, task.seed, 0, full, augmented=method.augmented, first=first, stride=stride
     )
-    with same_modes(net), observer.stepping():
+    with same_modes(net), observer.stepping(), closing(mine):
         net.eval()
         while done < count:
             index, scores = done + ranks.number(), dict[str, Tensor]()
             if index < count:
                 with span("scores"), seeded(task.seed, "layers", index):
                     scores = method.assess(net, next(mine), task)
-            for name, score in total_by_name(scores, images.train.images.device).items():
+            for name, score in total_by_name(scores, images.val.images.device).items():
                 key = PREFIX + name
                 sums[key] = sums[key] + score if key in sums else score.to(torch.float64)
             before, done = done, min(done + stride, count)

@@ -5,6 +5,7 @@ objective; pruning adds a method; fine-tuning runs on a network whose masks are 
 """
 
 import math
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,7 @@ from advprune.objectives import Loss
 from advprune.observer import Observer
 from advprune.optimisation import Optimisation, sgd, trainable
 from advprune.rank_sums import total_gradients
+from advprune.replays import replayed
 from advprune.repro import derive, seeded
 from advprune.spans import span
 from advprune.stats import realised_sparsity
@@ -98,7 +100,9 @@ def fit(
         Refused: the loss, a weight or a running statistic became infinite or not a number. Nothing
             of that is saved.
     """
-    epoch_steps = math.ceil(len(images.train) / schedule.batch_size)
+    times = task.objective.times
+    epoch_batches = math.ceil(len(images.train) / schedule.batch_size)
+    epoch_steps = epoch_batches * times
     optimisation = Optimisation(
         schedule.lr,
         schedule.weight_decay,
@@ -107,7 +111,7 @@ def fit(
         images=len(images.train),
     )
     state = method.start(net, task, optimisation) if method else {}
-    shown = schedule.epochs * len(images.train)
+    shown = schedule.epochs * len(images.train) * times
     objective = task.objective.for_training(net, as_float(images.train.first(8).images), shown)
     task = replace(task, objective=objective)
     if method:
@@ -117,12 +121,12 @@ def fit(
     peaks = [group["lr"] for group in optimiser.param_groups]
     best = Best() if select else None
     watchdog = Watchdog(images.val, task) if task.objective.single_step else None
-    meter = Meter(net, images.train.images.device)
+    meter = Meter(net, images.val.images.device)
     masked = any(True for _ in maskings(net))
     events = Events()
     kept: dict[str, Kept] = {"meter": meter, "events": events}
     kept |= {key: it for key, it in (("best", best), ("watchdog", watchdog)) if it is not None}
-    done, history = 0, []
+    done, history, due = 0, [], False
     if (saved := observer.restore()) is not None:
         done, tensors, history = saved
         unpack(tensors, net, optimiser, state, kept)
@@ -137,10 +141,15 @@ def fit(
             meter.begin(epoch + 1)
             events.begin()
         order = batches(
-            images, task.seed, epoch, epoch_steps, first=first, pieces=schedule.accumulate
+            images,
+            task.seed,
+            epoch,
+            epoch_batches,
+            first=first // times,
+            pieces=schedule.accumulate,
         )
-        with observer.stepping():
-            for step, batch in enumerate(order, epoch * epoch_steps + first):
+        with observer.stepping(), closing(order):
+            for step, batch in enumerate(replayed(order, times), epoch * epoch_steps + first):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     fraction = (step + 0.5) / optimisation.steps
                     group["lr"] = peak * schedule.rate(
@@ -156,11 +165,13 @@ def fit(
                 if method:
                     with span("masks"):
                         event = method.update(net, state, progress, task)
-                due = events.happened(event, net, optimiser)
+                due |= events.happened(event, net, optimiser)
                 observer.step(progress, {"loss": meter.latest, "images": batch.rows.of})
+                due = observer.due(progress.step) or due or progress.ends_epoch
                 # Before the epoch is measured: what measures it changes nothing, and takes long.
-                if observer.due(progress.step) or due or progress.ends_epoch:
-                    packed = pack(net, optimiser, state, kept)
+                # Not between replays: what they carry belongs to a batch, not to the training.
+                if due and progress.step % times == 0:
+                    due, packed = False, pack(net, optimiser, state, kept)
                     if ranks.count() > 1:
                         ranks.demand_same(f"what epoch {epoch + 1} has come to", digest(packed))
                     observer.save(progress.step, packed, history)

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advprune.data import Reading
-from advprune.data.decode import spared
+from advprune.data.decode import fits, spared
 from advprune.data.inspection import Inspection
 from advprune.data.splits import split
 from advprune.errors import Refused
@@ -77,6 +77,8 @@ def advise(found: Inspection, given: Mapping[str, Any]) -> Advice:
         _image_size(found, advice, _SIDES[-1] if gpu else _LARGEST_ON_CPU)
     side = advice.settings.get("image_size", min(form.size))
     _eps(advice, form.mode, side, found.nearest)
+    if found.paths and not fits(len(found.listed.labels), replace(form, size=(side, side))):
+        advice.put("stream", True, "all of them would need more than half of the free memory")
     if found.parts:
         _limits(found, advice)
         _batch_size(found.parts["train"], advice)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
+from advprune.data.loading import ended
 from advprune.errors import OutOfMemory
 from pipeline import cgroups
-from pipeline.recipe import Recipe, Training
+from pipeline.recipe import Recipe
+from pipeline.sections import Training
 
 # What allocators of torch, ONNX Runtime, OpenVINO and C++ say, each in an exception of its own.
 _SPENT = ("allocate memory", "bad_alloc", "bad allocation", "out of memory")
@@ -24,11 +26,14 @@ def memory_errors(stage: str, batch_size: int | None, device: str) -> Iterator[N
         batch_size: of the stage, where it has one.
 
     Raises:
-        OutOfMemory: naming the batch size, the peak and the limit.
+        OutOfMemory: naming the batch size, the peak and the limit; or a process that decoded
+            images was ended.
     """
     try:
         yield
     except Exception as error:
+        if refusal := ended(error):
+            raise refusal from error
         text = str(error)
         if not isinstance(error, MemoryError) and not any(words in text for words in _SPENT):
             raise

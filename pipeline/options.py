@@ -49,7 +49,11 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("method", str, "Pruning method; see `advprune methods`. Shows its options.", "-m"),
     _recipe("sparsity", float, "Share of weights removed, 0 <= s < 1.", "-s"),
     _recipe("compression", float, "All parameters over those left; instead of --sparsity."),
-    _recipe("preset", str, "digits, subset, cifar10 or svhn; the one for the data if not given."),
+    _recipe(
+        "preset",
+        str,
+        "digits, subset, cifar10, svhn or imagenet; the data's own if not given.",
+    ),
     _recipe("data", str, "digits, folder:PATH, or a torchvision set; see `advprune data`."),
     _recipe("data_dir", Path, "Where downloaded data sets are."),
     _recipe("extra_data", Path, "Folder of more training images, in the same classes."),
@@ -57,7 +61,7 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("weights", Path, "Begin from these: .safetensors, .pt or .pth of the same model."),
     _recipe("freeze", list[str], "Layers that keep their weights: glob, or stem; repeatable."),
     _recipe("normalize", str, "By the data's mean and std, imagenet's, or none."),
-    _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs or n-fgsm."),
+    _recipe("objective", str, "natural, pgd, trades, mart, mad, fgsm-rs, n-fgsm or free."),
     _recipe("eps", str, "Radius of the attack, e.g. 0.15 or 8/255."),
     _recipe("norm", str, "Of the attack: linf (each pixel by itself) or l2."),
     _recipe("seed", int, "Seed of everything that is random."),
@@ -68,6 +72,8 @@ RECIPE_OPTIONS: list[Option] = [
     _recipe("image_size", int, "Resize and crop to this side."),
     _recipe("convert", str, "rgb: turn grey, CMYK, transparent and 16-bit images into RGB."),
     Option("skip_bad", bool, "Leave out damaged images, at most 0.1 %.", "skip_bad", False),
+    Option("stream", bool, "Leave the images to train on in their files.", "stream", False),
+    _recipe("data_workers", int, "Processes that decode streamed images; a core each."),
     Option(
         "baseline", Path | None, "Verdicts that the gate holds the run against.", "gate.baseline"
     ),

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from advprune import ranks
-from advprune.data import ImageSet, Split
+from advprune.data import ImageSet, as_float
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
 from pipeline.devices import fix_arithmetic, platform, resolve_device
-from pipeline.recipe import Recipe, Teachable
+from pipeline.recipe import Recipe
+from pipeline.sections import Teachable
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (
     adversarial,
@@ -116,13 +117,12 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
 
     device = resolve_device(recipe.device)
     net = begin(recipe, images).net.to(device)
-    probe: Split = images.train.to(device)
+    probe = images.train.first(_PROBE).to(device)
 
     @cache  # most stages share one objective
     def seconds_per_image(objective: Objective) -> float:
-        chosen = slice(0, min(_PROBE, len(probe)))
-        floats = probe.images[chosen].float() / 255
-        batch = Batch(floats, probe.labels[chosen], ImageRandom(0, probe.indices[chosen]))
+        floats = as_float(probe.images)
+        batch = Batch(floats, probe.labels, ImageRandom(0, probe.indices))
         objective = taught_by(objective, net).for_training(net, floats, _PROBE)
         elapsed = math.inf
         for _ in range(3):  # the first one also pays for warming up
@@ -136,8 +136,8 @@ def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     an_epoch = len(images.train) * (1 if images.extra is None else 2)
 
     def total(training: Teachable) -> float:
-        cost = seconds_per_image(recipe.robust_objective(training))
-        return training.epochs * an_epoch * cost
+        objective = recipe.robust_objective(training)
+        return training.epochs * an_epoch * objective.times * seconds_per_image(objective)
 
     method = recipe.pruning_method()
     # A survey costs what it costs: how much, its file alone knows.

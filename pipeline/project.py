@@ -22,7 +22,7 @@ _HEAD = """\
 _COMMENTS = {
     "preset": """\
 # How long every stage trains. digits: small images; subset: a few thousand images, minutes on two
-# cores, for trying things; cifar10 and svhn: the papers' schedules, which want a GPU.""",
+# cores, for trying things; cifar10, svhn and imagenet: the papers' schedules, which want a GPU.""",
     "data": """\
 # The images: folder:PATH as seen from here, or a set of `advprune data`. After a change ask
 # `advprune data check PATH`.""",
@@ -30,6 +30,7 @@ _COMMENTS = {
     "image_size": "# Images are resized and cropped to this side.",
     "convert": "# Grey, CMYK, transparent and 16-bit images are turned into RGB.",
     "skip_bad": "# Damaged images are left out, one of a thousand at most.",
+    "stream": "# The images to train on stay in their files: they would not fit into memory.",
     "limit_train": "# At most so many images to train, validate and calibrate with.",
     "limit_test": "# At most so many test images.",
     "model": "# What is trained: a name of `advprune models`, or your own package.module:factory.",

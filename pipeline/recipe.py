@@ -2,150 +2,32 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, ValidationError, field_validator
 
-from advprune.attacks.spec import parse
 from advprune.data import Reading
 from advprune.errors import Refused
 from advprune.method import PruningMethod, Sparsity, get
 from advprune.objectives import Objective, ObjectiveName, Untaught
-from advprune.train import Schedule
 from advprune.types import Norm, Threat
-from deploy.policies import Terms
-from deploy.suites import Settings, SuiteName, suite
 from pipeline.devices import resolve_precision
 from pipeline.radius import Eps
+from pipeline.sections import (
+    Gate,
+    Names,
+    Quantization,
+    RobustTraining,
+    Section,
+    Teachable,
+    Training,
+    Verification,
+    learns_alone,
+)
 from pipeline.wording import first_error, unknown
 
 # More than any machine has cores; with a hundred thousand, OpenMP ends the process.
 _MOST_THREADS = 1024
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_no_switches(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python counts true as 1, so that `epochs = true` would train for one."""
-        field = cls.model_fields[str(info.field_name)]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("true and false are for switches; give a value")
-        return value
-
-
-class Training(Section):
-    """One training stage: SGD with momentum and a cosine schedule.
-
-    `batch_size` is that of a step, whatever shares it: `accumulate` pieces of it one after the
-    other, and ranks, over which batch norm looks unless `sync_bn` is off.
-    """
-
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    lr: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    rise: float = Field(default=0.0, ge=0, le=1)
-    validate_every: int = Field(default=1, ge=0)
-    accumulate: int = Field(default=1, ge=1)
-    sync_bn: bool = True
-
-    def schedule(self) -> Schedule:
-        return Schedule(**self.model_dump(include=set(Training.model_fields)))
-
-
-def _learns_alone(value: Any) -> Any:
-    if value == "kd":
-        raise ValueError(
-            "kd has a teacher, the network of the stage adversarial, only while what is left of it "
-            "is fine-tuned; give --set finetune.objective=kd"
-        )
-    return value
-
-
-class Teachable(Training):
-    """A stage that trains under an objective of its own, or under the recipe's."""
-
-    objective: ObjectiveName | None = None
-
-
-class RobustTraining(Teachable):
-    """One that has no robust network to learn from."""
-
-    objective: Untaught | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    _alone = field_validator("objective", mode="before")(_learns_alone)
-
-
-class Quantization(RobustTraining):
-    """8 bits by calibration alone (ptq), with training through them (qat), or the better (auto).
-
-    The training is that of qat: `scales` of activations are learned or observed, and `distill` is
-    the share of the float network's answers in the loss.
-    """
-
-    how: Literal["auto", "ptq", "qat"] = "auto"
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
-    scales: Literal["learned", "observed"] = "learned"
-    distill: float = Field(default=0.0, ge=0, le=1)
-
-
-class Verification(Section):
-    """How hard the exported engine is attacked: as a suite says, but for what is given here."""
-
-    split: Literal["test", "train"] = "test"
-    suite: SuiteName = "standard"
-    images: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    restarts: int | None = Field(default=None, ge=1)
-    queries: int | None = Field(default=None, ge=1)
-    fmn: int | None = Field(default=None, ge=1)
-    apgd: int | None = Field(default=None, ge=1)
-    health: int | None = Field(default=None, ge=1)
-    attacks: tuple[str, ...] = ()
-
-    def settings(self, seed: int) -> Settings:
-        """Raises Refused naming an attack that is not known."""
-        for spec in self.attacks:
-            parse(spec)
-        given = self.model_dump(exclude={"split", "suite", "attacks"})
-        return suite(self.suite, more=self.attacks, seed=seed, **given)
-
-
-def _listed(value: Any) -> Any:
-    """One name, as `--set gate.policy=ship` gives it, is a list of one."""
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-
-
-class Gate(Section):
-    """What the engine must hold; the words are those of `advprune gate`."""
-
-    baseline: Path | None = None
-    release: Path | None = None
-    policy: Names = ()
-    margin: float | None = Field(default=None, ge=0, lt=1)
-    floor: float | None = None
-    ratio: float | None = None
-    all_metrics: bool = False
-    hard: Names = ()
-
-    def terms(self) -> Terms:
-        """Raises DeployError 2 where they contradict each other or are out of range."""
-        return Terms(self.policy, self.margin, self.floor, self.ratio, self.all_metrics, self.hard)
 
 
 class Recipe(Section):
@@ -155,13 +37,15 @@ class Recipe(Section):
     method: str = "harp"
     sparsity: Sparsity = 0.9
     compression: float | None = Field(default=None, ge=1)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     data: str = "digits"
     data_dir: Path = Path("data")
     extra_data: Path | None = None
     image_size: int | None = Field(default=None, ge=4)
     convert: Literal["rgb"] | None = None
     skip_bad: bool = False
+    stream: bool = False
+    data_workers: int | None = Field(default=None, ge=0, le=_MOST_THREADS)
     limit_train: int | None = Field(default=None, ge=1)
     limit_test: int | None = Field(default=None, ge=1)
     split_seed: int = Field(default=0, ge=0, lt=2**64)
@@ -174,6 +58,7 @@ class Recipe(Section):
     eps: Eps = 8 / 255
     attack_steps: int = Field(default=10, ge=1)
     beta: float | None = Field(default=None, ge=0)
+    replays: int = Field(default=4, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**64)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -187,11 +72,15 @@ class Recipe(Section):
     quantize: Quantization = Quantization(epochs=10, lr=0.01)
     verify: Verification = Verification()
     gate: Gate = Gate()
-    _alone = field_validator("objective", mode="before")(_learns_alone)
+    _alone = field_validator("objective", mode="before")(learns_alone)
 
     def reading(self) -> Reading:
         """How image files are read."""
         return Reading(self.image_size, self.convert == "rgb", self.skip_bad)
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that a result can depend on, as JSON has them."""
+        return self.model_dump(mode="json", exclude={"data_workers"})
 
     def threat(self) -> Threat:
         return Threat(eps=self.eps, norm=self.norm)
@@ -206,7 +95,8 @@ class Recipe(Section):
 
     def _objective(self, name: ObjectiveName) -> Objective:
         precision = resolve_precision(self.precision, self.device)
-        return Objective(name, self.threat(), self.attack_steps, self.beta, precision)
+        threat, steps = self.threat(), self.attack_steps
+        return Objective(name, threat, steps, self.beta, precision, self.replays)
 
     def pruning_method(self) -> PruningMethod:
         """Raises Refused naming the option that the method refuses."""

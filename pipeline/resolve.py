@@ -103,7 +103,7 @@ def to_toml(recipe: Recipe, sources: Sources) -> str:
 def _preset_name(values: Mapping[str, Any]) -> str:
     """The preset asked for, else the one made for the data."""
     data = str(values.get("data", "digits"))
-    fitting = data if data in ("digits", "svhn") else "cifar10"
+    fitting = data if data in ("digits", "svhn", "imagenet") else "cifar10"
     return str(values.get("preset", fitting))
 
 

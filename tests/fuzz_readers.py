@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fuzz_mutations as mutations
@@ -16,7 +17,7 @@ from toy import make_images, make_net
 from verdict_files import costs, example, health
 
 from advprune import data
-from advprune.data.imageset import ImageSet, digest
+from advprune.data.imageset import digest
 from advprune.masks import load_masks, save_masks
 from advprune.models import Architecture, checkpoint
 from advprune.models.state_dict import load_state_dict
@@ -106,11 +107,8 @@ def _tensors(folder: Path) -> dict[str, Reader]:
     save_masks(kept, folder / "masks.safetensors")
     masks = (folder / "masks.safetensors").read_bytes()
     toy = make_images(6, 3)
-    parts = {name: split for name, split in toy.parts.items()}
-    named = digest(toy.classes, toy.augment, parts)
-    data.save(
-        ImageSet(toy.name, toy.classes, **parts, augment=toy.augment, digest=named), folder / "data"
-    )
+    named = digest(toy.classes, toy.augment, toy.parts)
+    data.save(replace(toy, digest=named), folder / "data")
     images, words = (folder / "data" / name for name in ("data.safetensors", "data.json"))
     recording.save(folder / "recording.npz", RECORDING)
     ways = (mutations.of_bytes, mutations.of_safetensors)

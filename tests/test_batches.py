@@ -8,7 +8,7 @@ from torch import Tensor
 from toy import make_images, make_split
 
 from advprune.batches import Batch, batches
-from advprune.data import ImageSet, Split, as_float
+from advprune.data import ImageSet, Split, Stream, as_float
 
 OWN = 42
 FIRST_EXTRA = 50_000
@@ -25,7 +25,7 @@ def passed(
     return list(batches(images, seed, epoch, count, augmented=augmented))
 
 
-def found(batch: Batch, split: Split) -> list[int]:
+def found(batch: Batch, split: Split | Stream) -> list[int]:
     """Identities of the images of the batch, which are there as they are; no two are alike."""
     same = (batch.images[:, None] == as_float(split.images)).flatten(2).all(2)
     assert (same.sum(1) <= 1).all()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ Change = Callable[[dict[str, torch.Tensor]], object]
             lambda t: t.update({"calib.indices": t["calib.indices"][1:]}),
             "calib.indices has 19 rows",
         ),
-        (lambda t: t.update({"calib.images": t["calib.images"][..., 1:]}), "those of train"),
+        (lambda t: t.update({"calib.images": t["calib.images"][..., 1:]}), "those of val"),
         (lambda t: t["test.labels"].__setitem__(3, 10), "test: label 10 of image 3"),
         (lambda t: t["test.labels"].__setitem__(3, -1), "test: label -1 of image 3"),
         (lambda t: t["train.images"].__setitem__((0, 0, 0, 0), 99), "digest is"),
@@ -131,14 +132,10 @@ def test_unfit_words(tmp_path: Path, digits: data.ImageSet, change: dict, messag
 
 def test_shared_identities_are_refused(tmp_path: Path, digits: data.ImageSet) -> None:
     train = digits.train
-    splits = digits.splits | {
-        "val": Split(
-            train.images[:30].clone(), train.labels[:30].clone(), train.indices[:30].clone()
-        )
-    }
-    found = digest(digits.classes, digits.augment, splits)
-    leaky = data.ImageSet("leaky", digits.classes, **splits, augment=digits.augment, digest=found)
-    data.save(leaky, tmp_path)
+    val = Split(train.images[:30].clone(), train.labels[:30].clone(), train.indices[:30].clone())
+    leaky = replace(digits, val=val)
+    found = digest(digits.classes, digits.augment, leaky.splits)
+    data.save(replace(leaky, digest=found), tmp_path)
     with pytest.raises(BadData, match="more than once"):
         data.read(tmp_path)
 

@@ -14,7 +14,7 @@ from deploy.policies import POLICIES
 from deploy.power import images_to_ship
 from deploy.verdicts import write
 from pipeline.judging import gate
-from pipeline.recipe import Gate
+from pipeline.sections import Gate
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/ci-gate.md").read_text()

@@ -23,7 +23,8 @@ BETA = 3.5
 # What the steps of the attack could move together, relative to the radius.
 REACH = {"pgd": 2.5, "trades": 2.5, "mart": 2.5, "mad": 2.3}
 PGD = Objective("pgd", Threat(EPS), steps=3, beta=BETA)
-NAMES = sorted(set(OBJECTIVES) - set(SINGLE_STEP))  # of those see test_fast_training
+# Of those see test_fast_training and test_free.
+NAMES = sorted(set(OBJECTIVES) - {*SINGLE_STEP, "free"})
 ADVERSARIAL = [name for name in NAMES if name != "natural"]
 every_objective = pytest.mark.parametrize("name", NAMES)
 adversarial = pytest.mark.parametrize("name", ADVERSARIAL)
@@ -315,7 +316,7 @@ def test_without_room_for_the_adversary_what_remains_is_the_clean_loss(name: str
 
 
 @pytest.mark.parametrize("logit", [0.0, 80.0, 1e4])
-@every_objective
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_certain_predictions_give_finite_losses_and_gradients(name: str, logit: float) -> None:
     net, batch = make_net(), make_batch()
     fc = net.get_submodule("network.fc")

@@ -148,6 +148,30 @@ def unsynced(folder: Path) -> None:
     (folder / "rows.json").write_text(json.dumps(memory.epochs[-1]))
 
 
+def replaying(folder: Path) -> None:
+    (folder / "losses.json").write_text(json.dumps(replays(accumulate=1)))
+
+
+def replays(accumulate: int, norms: bool = True) -> list[float]:
+    """The losses of free adversarial training in float64."""
+    net, memory = make_net().double(), Memory()
+    if not norms:
+        for name in ("bn1", "bn2"):
+            net.get_submodule("network").register_module(name, nn.Identity())
+    task = make_task()
+    objective = replace(task.objective, name="free", replays=3)
+    schedule = replace(SCHEDULE, accumulate=accumulate)
+    fit(net, IMAGES, replace(task, objective=objective), schedule, memory)
+    return [metrics["loss"] for _, metrics in memory.steps]
+
+
+def test_replays_of_pieces_are_those_of_the_whole_batch() -> None:
+    """Each piece carries its own images on to the next replay."""
+    whole = replays(accumulate=1, norms=False)
+    assert len(whole) == 2 * 2 * 3
+    assert replays(accumulate=3, norms=False) == pytest.approx(whole, abs=1e-6)
+
+
 def lonely(folder: Path) -> None:
     if ranks.number() == 1:
         return
@@ -157,7 +181,7 @@ def lonely(folder: Path) -> None:
 
 
 def everything(folder: Path) -> None:
-    for work in (normalised, strayed, unsynced):
+    for work in (normalised, strayed, unsynced, replaying):
         mine = folder / work.__name__
         mine.mkdir()
         work(mine)
@@ -203,6 +227,9 @@ def test_two_ranks_train_as_one_and_notice_when_they_do_not(tmp_path: Path) -> N
         del half["num_batches_tracked"], wanted["num_batches_tracked"]
         for name, value in half.items():
             torch.testing.assert_close(value, wanted[name], rtol=1e-10, atol=1e-10, msg=name)
+    for rank in (0, 1):
+        losses = json.loads((tmp_path / str(rank) / "replaying" / "losses.json").read_text())
+        assert losses == pytest.approx(replays(accumulate=1), abs=1e-5)
     # Each with statistics of its own rows: another training, and still one network.
     nets = [load_file(tmp_path / str(rank) / "unsynced" / "net") for rank in (0, 1)]
     assert same(nets[0], nets[1])

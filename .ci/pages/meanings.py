@@ -4,6 +4,10 @@ MEANINGS = {
     "split_seed": "of the split into training, validation and calibration images",
     "attack_steps": "steps of the attack inside of training",
     "beta": "weight of the robust term of trades, mart and mad; theirs if not given (6, 5, 0.5)",
+    "data_workers": (
+        "processes that decode streamed images, one for each core if not given; they change no bit"
+    ),
+    "replays": "how often the objective `free` takes a batch, each time with a step",
     "threads": "of torch on the CPU; all cores if not given. Another number gives other bits",
     "*.epochs": "over the training images; 0 leaves the stage's work out",
     "*.batch_size": "images of one step",

@@ -11,8 +11,9 @@ from pydantic.fields import FieldInfo
 from pages.markdown import MADE, code, table, value_of
 from pages.meanings import meaning
 from pipeline.options import RECIPE_OPTIONS
-from pipeline.recipe import Recipe, Section, known_keys
+from pipeline.recipe import Recipe, known_keys
 from pipeline.resolve import PRESETS, presets
+from pipeline.sections import Section
 
 _INTRODUCTION = """# Settings
 

@@ -1,7 +1,8 @@
 """Random crops and flips, on the device, each image by its own random stream.
 
 The usual augmentation of CIFAR (He et al. 2016, section 4.2): pad with zeros, crop at random, and
-mirror half of the images.
+mirror half of the images. What is streamed from files has been cropped and mirrored by whoever read
+it, see `stream.py`.
 """
 
 import torch
@@ -12,7 +13,8 @@ from advprune.errors import Refused
 from advprune.repro import ImageRandom
 from advprune.types import Images
 
-KINDS = ("none", "crop", "crop-flip")
+READ = "resized-crop-flip"  # done by whoever reads the file
+KINDS = ("none", "crop", "crop-flip", READ)
 
 
 def augment(images: Images, rng: ImageRandom, kind: str) -> Images:
@@ -28,7 +30,7 @@ def augment(images: Images, rng: ImageRandom, kind: str) -> Images:
     """
     if kind not in KINDS:
         raise Refused(f"augment: {kind!r} is not known; use one of {', '.join(KINDS)}")
-    if kind == "none":
+    if kind in ("none", READ):
         return images
     count, channels, height, width = images.shape
     margin = height // 8

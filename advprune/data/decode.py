@@ -1,12 +1,13 @@
 """Image files to one uint8 tensor, with Pillow and threads."""
 
 import contextlib
+import io
 import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def fetch(paths: Sequence[Path], form: Form, reading: Reading) -> Fetched:
         for row, path in enumerate(paths[start : start + _CHUNK], start):
             try:
                 with opened(path) as image:
-                    pixels[row] = _pixels(image, path, form, reading)
+                    pixels[row] = as_array(ready(image, path, reading), path, form)
             except Undecodable as error:
                 if not most:
                     raise
@@ -105,12 +106,17 @@ def fetch(paths: Sequence[Path], form: Form, reading: Reading) -> Fetched:
         for found in pool.map(fill, range(0, len(paths), _CHUNK)):
             bad |= found
             if len(bad) > most:
-                (first, *_) = bad.values()
-                raise BadData(
-                    f"{first}; it is one of more than {most} such, and --skip-bad leaves out no "
-                    f"more than {most} of {len(paths)}"
-                )
+                raise too_many(bad, most, len(paths))
     return Fetched(torch.from_numpy(pixels), bad)
+
+
+def too_many(bad: Mapping[int, str], most: int, count: int) -> BadData:
+    """What to say of more damaged files than may be left out of `count`."""
+    (first, *_) = bad.values()
+    return BadData(
+        f"{first}; it is one of more than {most} such, and --skip-bad leaves out no more than "
+        f"{most} of {count}"
+    )
 
 
 def spared(count: int, reading: Reading) -> int:
@@ -134,13 +140,19 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def fits(count: int, form: Form) -> bool:
+    """Whether so many images take no more than half of the free memory."""
+    return count * int(np.prod(form.shape)) <= free_memory() / 2
+
+
 def check_memory(count: int, form: Form) -> None:
-    needed, free = count * int(np.prod(form.shape)), free_memory()
-    if needed > free / 2:
+    if not fits(count, form):
+        needed, free = count * int(np.prod(form.shape)), free_memory()
         raise Refused(
             f"{count} images of {form.size[0]}x{form.size[1]} need {needed / 1e9:.1f} GB, more than"
             f" half of the {free / 1e9:.1f} GB of free memory; lower --limit-train, --limit-test or"
-            " --image-size, or give fewer extra images"
+            " --image-size, give fewer extra images, or leave those to train on in their files with"
+            " --stream, so that only those to measure and calibrate with are in memory"
         )
 
 
@@ -156,11 +168,12 @@ def pillow_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The image in a file, or in what was read from it."""
     try:
-        if not path.is_file():  # a pipe would be waited for without end
+        if content is None and not path.is_file():  # a pipe would be waited for without end
             raise OSError("no plain file")
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except _BOMB as error:
         raise BadData(
@@ -221,9 +234,12 @@ def ready(image: Image.Image, path: Path, reading: Reading) -> Image.Image:
     return image if reading.image_size is None else _resized(image, reading.image_size)
 
 
-def _pixels(image: Image.Image, path: Path, form: Form, reading: Reading) -> np.ndarray:
-    """uint8 (C, H, W)"""
-    image = ready(image, path, reading)
+def as_array(image: Image.Image, path: Path, form: Form) -> np.ndarray:
+    """uint8 (C, H, W)
+
+    Raises:
+        BadData: the image is of another form.
+    """
     if refusal := mismatch(Form(image.mode, image.size), path, form):
         raise refusal
     return np.asarray(image).reshape(*form.size[::-1], -1).transpose(2, 0, 1)

@@ -13,6 +13,7 @@ import torch
 
 from advprune.data import files
 from advprune.data.decode import decode, fetch, probe
+from advprune.data.record import record
 from advprune.data.source import Labelled, Reading, Source
 from advprune.errors import BadData, Refused
 
@@ -48,6 +49,9 @@ def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:
         augment="crop-flip" if form.mode == "RGB" and min(form.size) >= 24 else "none",
         fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
         read=partial(decode, form=form, reading=reading),
+        record=lambda positions: record(
+            _root(spec), [paths[i] for i in positions.tolist()], form, reading
+        ),
     )
 
 
@@ -88,6 +92,11 @@ def listing(spec: str) -> Listing:
 def fingerprint(spec: str, data_dir: Path) -> str:
     root = _root(spec)
     return files.identity(root, files.images_below(root))
+
+
+def path_of(spec: str) -> Path:
+    """The folder as the user named it."""
+    return Path(spec.removeprefix(PREFIX)).expanduser()
 
 
 def _root(spec: str) -> Path:

@@ -1,20 +1,25 @@
-"""Images in memory: four disjoint splits with their labels and identities, and extra images."""
+"""Four disjoint splits of images with their labels and identities, and extra images."""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from advprune.errors import BadData
 
+if TYPE_CHECKING:
+    from advprune.data.stream import Stream
+
 SPLITS = ("train", "val", "calib", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some images of a data set.
+    """Some images of a data set, in memory.
 
     Any first n images are a fair sample: classes are spread evenly over the order.
 
@@ -29,6 +34,27 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that there is, by name."""
+        return dict(vars(self))
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (C, 256), how often each channel has each value."""
+        # A histogram of bytes gives mean and deviation exactly, without a float copy of all images.
+        channels = self.images.unbind(1)
+        return torch.stack([torch.bincount(c.flatten(), minlength=256) for c in channels]).cpu()
+
+    def load(self, parts: Sequence[Tensor], seed: int | None) -> Iterator["Split"]:
+        """The images at the positions (int64 (n,)) of each part, one part after the other.
+
+        Args:
+            seed: for images that training sees otherwise as soon as they are read, see `Stream`.
+        """
+        for rows in parts:
+            yield self.subset(rows.to(self.images.device))
 
     def subset(self, rows: Tensor | slice) -> "Split":
         """Some of the images: int64 positions, bool (N,) or a slice."""
@@ -54,14 +80,15 @@ class Split:
 class ImageSet:
     """A data set, ready to use.
 
-    augment: "none", "crop" or "crop-flip", see `augmentation.py`.
+    train:   in memory, or in its files.
+    augment: one of `augmentation.KINDS`.
     digest:  see `digest()`.
     extra:   more images to train on, beside those of the data set; see `extra.py`.
     """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
+    train: "Split | Stream"
     val: Split
     calib: Split
     test: Split
@@ -72,15 +99,15 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
-        channels, height, width = self.train.images.shape[1:]
+        channels, height, width = self.val.images.shape[1:]
         return channels, height, width
 
     @property
-    def splits(self) -> dict[str, Split]:
+    def splits(self) -> "dict[str, Split | Stream]":
         return {name: getattr(self, name) for name in SPLITS}
 
     @property
-    def parts(self) -> dict[str, Split]:
+    def parts(self) -> "dict[str, Split | Stream]":
         """The splits, and "extra" if there are extra images."""
         return self.splits if self.extra is None else {**self.splits, "extra": self.extra}
 
@@ -90,15 +117,15 @@ class ImageSet:
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel of the training images, in [0, 1].
 
+        Exact also where they are streamed: the data stage has seen all of them once, as measured.
+
         Raises:
             BadData: a channel is constant, so it cannot be normalised.
         """
         values = torch.arange(256, dtype=torch.float64) / 255
         means, deviations = [], []
-        for channel, pixels in enumerate(self.train.images.unbind(1)):
-            # A histogram of bytes gives both exactly, without a float copy of all images.
-            counts = torch.bincount(pixels.flatten(), minlength=256).cpu()
-            share = counts.to(torch.float64) / pixels.numel()
+        for channel, counts in enumerate(self.train.counts):
+            share = counts.to(torch.float64) / counts.sum()
             mean = (share * values).sum()
             variance = (share * (values - mean) ** 2).sum()
             if counts.count_nonzero() == 1:
@@ -123,7 +150,7 @@ def as_float(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
 
 
-def digest(classes: tuple[str, ...], augment: str, parts: dict[str, Split]) -> str:
+def digest(classes: tuple[str, ...], augment: str, parts: "Mapping[str, Split | Stream]") -> str:
     """SHA-256 over everything that a result can depend on.
 
     The name is left out: a folder that was moved or renamed is still the same data.
@@ -131,13 +158,13 @@ def digest(classes: tuple[str, ...], augment: str, parts: dict[str, Split]) -> s
     tensors = {
         f"{name}.{field}": tensor
         for name, split in parts.items()
-        for field, tensor in vars(split).items()
+        for field, tensor in split.tensors.items()
     }
     shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
     header = {"classes": classes, "augment": augment, "tensors": shapes}
     hasher = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
-        hasher.update(tensors[name].cpu().contiguous().numpy())
+        hasher.update(tensors[name].cpu().contiguous().numpy().data)
     return hasher.hexdigest()
 
 

@@ -92,8 +92,10 @@ def inspect(
     with _noting(refusals):
         parts = split(listed, split_seed, None, None)
     if form is not None:
+        # Those to train on may be left in their files.
+        streamed = len(parts["train"]) if paths and parts else 0
         with _noting(refusals):
-            check_memory(len(listed.labels), form)
+            check_memory(len(listed.labels) - streamed, form)
     usable = seen.check_forms(form, paths)
     refusals += _refusals(listed, parts, seen, usable, form, spared(len(paths), reading))
 

@@ -2,16 +2,20 @@
 
 import difflib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from advprune.data import digits, folder, torchvision_sets
+from advprune.data.augmentation import READ
+from advprune.data.decode import Form
 from advprune.data.extra import extra_identity, read_extra
 from advprune.data.imageset import Loaded, Split, check_classes, check_labels, digest
-from advprune.data.source import AS_IT_IS, Kind, Reading, Source
+from advprune.data.source import AS_IT_IS, Kind, Reading, Recorded, Source
 from advprune.data.splits import split
+from advprune.data.stream import Stream
 from advprune.errors import Refused
 
 _KINDS: tuple[Kind, ...] = (digits, folder, torchvision_sets)
@@ -31,6 +35,7 @@ def load(
     limit_test: int | None = None,
     reading: Reading = AS_IT_IS,
     extra: Path | None = None,
+    stream: bool = False,
 ) -> Loaded:
     """Load a data set and split it, see `splits.split`; the same call gives the same digest.
 
@@ -42,14 +47,18 @@ def load(
         limit_test: at most so many test images.
         reading: of image files; for folders and imagenet.
         extra: a folder PATH/<class>/* of more images to train on, see `read_extra`.
+        stream: leave the images to train on in their files, see `Stream`.
 
     Raises:
-        Refused: an unknown name, a number out of range, more images than fit into memory.
+        Refused: an unknown name, a number out of range, more images than fit into memory, a stream
+            of what is in no files, or beside extra images.
         NotFound: the images are not there.
         BadData: an image, a label or the layout is unfit.
     """
     source = open_source(spec, data_dir, reading)
+    record = _recording(source, extra) if stream else None
     chosen = split(source, split_seed, limit_train, limit_test)
+    trained = chosen.pop("train") if record else None
 
     # One tensor for all splits, which are views of it: large sets are held only once.
     order = torch.cat(list(chosen.values()))
@@ -61,21 +70,49 @@ def load(
     }
     if bad:
         parts = _without(parts, order[list(bad)])
-        for name, part in parts.items():
+    skipped, augment = list(bad.values()), source.augment
+    train: Split | Stream
+    if record and trained is not None:
+        found = record(trained)
+        augment = "none" if augment == "none" else READ
+        train = Stream.of(found, source.labels[trained], trained, Form.of(images), augment == READ)
+        skipped += found.bad.values()
+    else:
+        train = parts.pop("train")
+    if skipped:
+        for name, part in {"train": train, **parts}.items():
             where = f"{source.name}: what can be read of the {name} split"
             check_classes(part.labels, source.classes, where, "replace the damaged images")
     if extra is not None:
-        held_out = [parts[name] for name in ("val", "calib", "test")]
-        parts["extra"] = read_extra(extra, source, split_seed, held_out)
-    identity = digest(source.classes, source.augment, parts)
+        parts["extra"] = read_extra(extra, source, split_seed, list(parts.values()))
     return Loaded(
         source.name,
         source.classes,
+        train,
         **parts,
-        augment=source.augment,
-        digest=identity,
-        skipped=tuple(bad.values()),
+        augment=augment,
+        digest=digest(source.classes, augment, {"train": train, **parts}),
+        skipped=tuple(skipped),
     )
+
+
+def _recording(source: Source, extra: Path | None) -> Callable[[Tensor], Recorded]:
+    """Raises Refused where images cannot be left in their files."""
+    if source.record is None:
+        raise Refused(
+            f"{source.name}: --stream is only for folders and imagenet; these are arrays in memory"
+        )
+    if extra is not None:
+        raise Refused(
+            f"--extra-data {extra}: is held in memory, which --stream is there to spare; put the "
+            "images into the class folders of the data set"
+        )
+    return source.record
+
+
+def root_of(spec: str, data_dir: Path) -> Path:
+    """The folder in which the files of a streamed set are; it need not be there."""
+    return folder.path_of(spec) if spec.startswith(folder.PREFIX) else data_dir / spec
 
 
 def open_source(spec: str, data_dir: Path, reading: Reading) -> Source:

@@ -41,6 +41,25 @@ class Fetched(NamedTuple):
     bad: Mapping[int, str] = {}
 
 
+class Recorded(NamedTuple):
+    """Image files that stay where they are, n of them.
+
+    root: the folder of the set, without links.
+    names: of the files in it, as bytes.
+    digests: uint8 (n, 32), SHA-256 of each file's content.
+    counts: int64 (C, 256), how often each channel has each value, in the form of the set.
+    reading: how they were read.
+    bad: as of `Fetched`; those rows count for nothing.
+    """
+
+    root: Path
+    names: Sequence[bytes]
+    digests: Tensor
+    counts: Tensor
+    reading: Reading
+    bad: Mapping[int, str] = {}
+
+
 @dataclass(frozen=True)
 class Labelled:
     """What is known of a data set before any image is.
@@ -62,11 +81,13 @@ class Source(Labelled):
     augment: what training does to the images, see `augmentation.py`.
     fetch: int64 (n,) positions -> the images.
     read: image files, which need not be of this data set -> uint8 (n, C, H, W), in its form.
+    record: int64 (n,) positions -> their files, where the images are files below one folder.
     """
 
     augment: str
     fetch: Callable[[Tensor], Fetched]
     read: Callable[[Sequence[Path]], Tensor]
+    record: Callable[[Tensor], Recorded] | None = None
 
 
 class Kind(Protocol):

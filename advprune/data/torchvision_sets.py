@@ -19,6 +19,7 @@ from torch import Tensor
 
 from advprune.data import files
 from advprune.data.decode import Form, decode, fetch
+from advprune.data.record import record
 from advprune.data.source import Fetched, Reading, Source
 from advprune.errors import BadData, NotFound
 
@@ -140,6 +141,9 @@ def _imagenet(data_dir: Path, size: int, skip_bad: bool) -> Source:
         augment=_SETS["imagenet"].augment,
         fetch=lambda positions: fetch([paths[i] for i in positions.tolist()], form, reading),
         read=partial(decode, form=form, reading=reading),
+        record=lambda positions: record(
+            data_dir / "imagenet", [paths[i] for i in positions.tolist()], form, reading
+        ),
     )
 
 

@@ -27,6 +27,7 @@ def load_images(recipe: Recipe) -> Loaded:
         limit_test=recipe.limit_test,
         reading=recipe.reading(),
         extra=recipe.extra_data,
+        stream=recipe.stream,
     )
     count = sum(len(split) for split in (images.train, images.val, images.calib))
     demand_calibration(recipe.data, count, len(images.calib))
@@ -65,5 +66,6 @@ def stage(recipe: Recipe) -> Stage:
         "image_size": recipe.image_size,
         "convert": recipe.convert,
         "skip_bad": recipe.skip_bad,
+        **({"stream": True} if recipe.stream else {}),
     }
     return Stage("data", (), config, run)

@@ -59,7 +59,7 @@ def stage(recipe: Recipe) -> Stage:
         units = aimed.units(pruned, task)
         if aimed.lands:
             units.check(masks, aimed.sparsity)
-        device = images.train.images.device
+        device = images.val.images.device
         pruned = pruned.to(device)
         hold(pruned, {name: mask.to(device) for name, mask in masks.items()})
         demand_signal(pruned, as_float(images.val.first(_SHOWN).images), masks)

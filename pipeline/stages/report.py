@@ -56,7 +56,7 @@ def stage(recipe: Recipe) -> Stage:
         write(context.out / "report.md", render_markdown(report).encode())
         return {}
 
-    return Stage("report", _NEEDS, {"recipe": recipe.model_dump(mode="json")}, run, version=2)
+    return Stage("report", _NEEDS, {"recipe": recipe.identity()}, run, version=2)
 
 
 def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact], run: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def assemble(recipe: Recipe, artifacts: Mapping[str, Artifact], run: Path) -> di
         "title": recipe.title(environment["device"]),
         "verdict": {"status": gate["status"], "lines": gate["lines"]},
         "command": _command(run),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.identity(),
         "environment": environment,
         "stages": [_stage(name, artifacts[name]) for name in _NEEDS],
         "sparsity": {

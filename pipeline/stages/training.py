@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from advprune.data import ImageSet, read
+from advprune.data import Files, ImageSet, read, root_of
 from advprune.files import write
 from advprune.masking import bake
 from advprune.method import Task
@@ -14,7 +14,8 @@ from advprune.objectives import Objective
 from advprune.train import Trained, fit
 from pipeline.devices import resolve_device
 from pipeline.lines import METRICS, to_lines
-from pipeline.recipe import Recipe, Training
+from pipeline.recipe import Recipe
+from pipeline.sections import Training
 from pipeline.stage import Context, Metrics
 
 
@@ -30,6 +31,7 @@ def settings(recipe: Recipe, training: Training, objective: Objective) -> dict[s
             "steps": objective.steps if adversarial else None,
             "beta": objective.robust_weight,
             "precision": objective.precision,
+            **({"replays": objective.times} if objective.name == "free" else {}),
         },
         "seed": recipe.seed,
     }
@@ -43,8 +45,10 @@ def _steps(training: Training) -> dict[str, Any]:
 
 
 def images_of(context: Context) -> ImageSet:
-    """The data set, on the device of the run."""
-    return read(context["data"].check()).to(resolve_device(context.recipe.device))
+    """The data set, on the device of the run; streamed images where they are in their files."""
+    recipe = context.recipe
+    files = Files(root_of(recipe.data, recipe.data_dir).resolve(), recipe.data_workers)
+    return read(context["data"].check(), files).to(resolve_device(recipe.device))
 
 
 def network_of(context: Context, stage: str) -> nn.Module:

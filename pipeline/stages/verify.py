@@ -53,7 +53,7 @@ GALLERY = "gallery.npz"
 def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
         if ranks.number():
-            contribute(*_accused(context), settings, context.observer.kept)
+            contribute(*_accused(context, settings), settings, context.observer.kept)
             return {}  # what follows is for one alone
         verification = attack(context, settings)
         speed = time_engines(context)
@@ -85,10 +85,12 @@ def stage(recipe: Recipe) -> Stage:
 def attack(context: Context, settings: Settings) -> Verification:
     """Attack every engine of the run, each file checked against its digest first."""
     digest = images_of(context).digest
-    return verify(*_accused(context), digest, settings, context.observer.kept)
+    return verify(*_accused(context, settings), digest, settings, context.observer.kept)
 
 
-def _accused(context: Context) -> tuple[dict[str, nn.Module], dict[str, Any], Split, Threat]:
+def _accused(
+    context: Context, settings: Settings
+) -> tuple[dict[str, nn.Module], dict[str, Any], Split, Threat]:
     """Twins, engines, images and threat of a verification."""
     images, folder = images_of(context), context["export"].check()
     device = resolve_device(context.recipe.device)
@@ -97,7 +99,7 @@ def _accused(context: Context) -> tuple[dict[str, nn.Module], dict[str, Any], Sp
     for name, file in engines_of(folder).items():
         if is_quantised(engines[name]):
             twins[twin_name(name)] = differentiable(file.read_bytes(), file.name).to(device)
-    split = images.splits[context.recipe.verify.split]
+    split = images.splits[context.recipe.verify.split].first(settings.images)
     return twins, engines, split, context.recipe.threat()
 
 

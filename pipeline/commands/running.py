@@ -18,6 +18,7 @@ from pipeline.recipe import Recipe
 from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
 from pipeline.screen import Screen
+from pipeline.storage import Storage
 from pipeline.store import Store
 from pipeline.tracking import Tracking
 
@@ -28,12 +29,13 @@ def run(values: dict[str, Any]) -> int:
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
     tracking = Tracking(values["track"], screen.line)
+    storage = Storage(values["storage"]) if values["storage"] else None
     screen.title(recipe.title(recipe.device))
     profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
-    outcome = execute(recipe, sources, values["runs"], screen, profile, every, tracking)
+    outcome = execute(recipe, sources, values["runs"], screen, profile, every, tracking, storage)
     report = json.loads(outcome.artifacts["report"].read("report.json"))
     if values["as_json"]:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json.dumps({**report, "run": outcome.folder.name}) + "\n")
     else:
         terminal(report, screen.console)
     if not outcome.ran:

@@ -166,7 +166,7 @@ class Storage:
     def _chunks(self, path: str) -> Iterator[bytes]:
         with self._reached("read"), self._files.open(f"{self._root}/{path}", "rb") as file:
             while chunk := file.read(_CHUNK):
-                yield chunk
+                yield bytes(chunk)  # pyright: ignore[reportArgumentType]
 
     def _put(self, path: str, content: bytes | Path) -> None:
         """Write beside the name, then rename: some file systems show what is half-written."""

@@ -78,7 +78,8 @@ def sweep(values: dict[str, Any]) -> int:
     place = runs / "sweeps" / _name(found)
     terms = Terms(place, tuple(words), workers, values["gpus_per_cell"], slurm)
     engine = backend(values["backend"], terms)
-    console = Console(stderr=values["as_json"], highlight=False, markup=False)
+    stream = sys.stderr if values["as_json"] else sys.stdout
+    console = Console(file=stream, highlight=False, markup=False)
     dense = len({cell.dense for cell in found})
     console.print(f"{len(found)} cells, {dense} dense networks, on {values['backend']}")
     rows = _carry_out(found, terms, engine, retries, console)

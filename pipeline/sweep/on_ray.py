@@ -3,7 +3,10 @@
 import logging
 import os
 import signal
+import socket
+import sys
 from concurrent.futures import Future
+from contextlib import redirect_stdout
 from typing import Self
 
 import ray
@@ -15,6 +18,8 @@ from pipeline.sweep.backend import Terms
 from pipeline.sweep.cell import Ended
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.remote import LOST, arguments, work
+
+_ANSWER = 10.0  # seconds that a cluster has to take a connection
 
 
 class OnRay:
@@ -30,6 +35,8 @@ class OnRay:
         self._terms = terms
         self._tasks: dict[Future[Ended], ray.ObjectRef] = {}
         self._cores, self._gpus = 0, 0.0
+        # Ray tells what it thinks of workers on standard output, which is for what was asked.
+        self._aside = redirect_stdout(sys.stderr)
 
     def __enter__(self) -> Self:
         _connect()
@@ -44,6 +51,7 @@ class OnRay:
                 "GPUs; leave it out, or start Ray where they are"
             )
         self._gpus = min(1.0, gpus) if asked is None else asked
+        self._aside.__enter__()
         return self
 
     def __exit__(self, *broken_off: object) -> None:
@@ -53,6 +61,7 @@ class OnRay:
                 ray.cancel(task)
             ray.wait(tasks, num_returns=len(tasks), timeout=2 * LAST)
         ray.shutdown()
+        self._aside.__exit__(None, None, None)
 
     def submit(self, cell: Cell) -> Future[Ended]:
         ended: Future[Ended] = Future()
@@ -87,6 +96,7 @@ def _connect() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     dashboard = False if address == "local" else None  # another cluster has its own, or none
     try:
+        _demand_answer(address)
         ray.init(
             address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR
         )
@@ -98,6 +108,13 @@ def _connect() -> None:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+
+
+def _demand_answer(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would go on asking for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
 
 
 def _ended(result: Future) -> Ended:

@@ -50,7 +50,7 @@ def work(recipe: str, text: str, words: Sequence[str], folder: str) -> dict[str,
     # The process inherits this: SLURM warns all that belong to a job, and it would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
-        begun.append(begin(path, words, place))
+        begun.append(begin(Path(recipe), words, place))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         if asked:
             ask(asked[0])

@@ -224,9 +224,9 @@ def test_all_processes_are_asked_to_stop_and_none_begins_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(tmp_path, STOPPING.format(up=str(tmp_path / "up")), monkeypatch)
-    found = grid_of("sparsity=0.5,0.9")
+    ended: list[Future[Ended]] = []
     with pytest.raises(Terminated), Local(Terms(tmp_path, ())) as engine:
-        ended = [engine.submit(cell) for cell in found]
+        ended += [engine.submit(cell) for cell in grid_of("sparsity=0.5,0.9")]
         wait_for((tmp_path / "up").exists)
         raise Terminated
     assert [one.result().code for one in ended] == [143, 143]

@@ -32,7 +32,7 @@ def cluster() -> Iterator[str]:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        yield cluster.address
+        yield str(cluster.address)
         cluster.shutdown()
 
 

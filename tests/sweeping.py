@@ -36,11 +36,14 @@ def wait_for(there: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 def program(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python is what `text` says, but for what submitit starts, which is Python."""
+    """Python is what `text` says, but for `-c` and what submitit starts, which are Python's."""
     path = tmp_path / "python"
     path.write_text(
         f"#!{sys.executable}\n"
         "import json, os, runpy, signal, sys, time\n"
+        "if sys.argv[1:2] == ['-c']:\n"
+        "    said, sys.argv[1:3] = sys.argv[2], []\n"
+        "    exec(said)\n"
         "if 'submitit.core._submit' in sys.argv:\n"
         "    sys.executable, sys.argv = __file__, ['submit', sys.argv[-1]]\n"
         "    runpy.run_module('submitit.core._submit', run_name='__main__')\n"

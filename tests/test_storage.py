@@ -8,11 +8,13 @@ from typing import Any
 
 import fsspec
 import pytest
+from sweeping import REPORT, program
 from test_store import SAVED, build, everything, make_stage, writes
 from tiny_run import TINY, Tiny, advprune, refusal
 
 from advprune.errors import BadData, Incompatible, Refused, StorageFailed
 from deploy.sealed import seal, unseal
+from pipeline.commands import sweep as command
 from pipeline.stage import MANIFEST, Artifact
 from pipeline.storage import Storage
 from pipeline.store import Store
@@ -245,10 +247,9 @@ def test_a_storage_that_sends_more_than_it_said_is_cut_off(
 def test_a_storage_that_cannot_be_had_is_one_line_before_anything_is_made(
     tmp_path: Path, url: str, code: int, said: str
 ) -> None:
-    for command in ("run", "sweep"):
-        more = ("--seeds", "2") if command == "sweep" else ()
+    for words in (("run",), ("sweep", "--seeds", "2")):
         runs = tmp_path / "runs"
-        assert said in refusal(advprune(command, *more, "--storage", url, "--runs", runs), code)
+        assert said in refusal(advprune(*words, "--storage", url, "--runs", runs), code)
         assert not runs.exists()
 
 
@@ -298,6 +299,26 @@ def test_a_list_of_artefacts_that_leads_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there" / "runs" / "a_run.json").write_bytes(seal({"s": "../../x"}))
     with pytest.raises(BadData, match="no list of artefacts"):
         two.gather("a_run")
+
+
+def test_a_sweep_fetches_the_runs_that_other_machines_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, runs = f"file://{tmp_path}/there", tmp_path / "runs"
+    elsewhere = Store(tmp_path / "elsewhere", Storage(there))
+    elsewhere.publish(REPORT["run"], {"s": made(elsewhere)})
+    pages: list[list[Path]] = []
+    monkeypatch.setattr(command, "gather", lambda folders, page: pages.append(folders))
+    program(tmp_path, f"print(json.dumps({REPORT!r} | {{'words': sys.argv}}))", monkeypatch)
+    words = ("sweep", "--grid", "sparsity=0.9", "--storage", there, "--runs", runs)
+    result = advprune(*words, "--json")
+    assert result.code == 0 and pages == [[runs]]
+    (row,) = result.json["cells"]
+    assert row["run"] == REPORT["run"]
+    run = runs / REPORT["run"]
+    assert (run / "00_s" / "out.txt").read_text() == "text"
+    (recipe,) = runs.glob("sweeps/*/recipes/*.toml")
+    assert (run / "recipe.toml").read_text() == recipe.read_text()
 
 
 @pytest.mark.slow

@@ -28,6 +28,11 @@ from pipeline.sweep.on_slurm import OnSlurm
 SAYS = f"print(json.dumps({REPORT!r} | {{'words': sys.argv[1:], 'in': os.getcwd()}}))"
 
 
+def saving(path: Path) -> tuple[str, str]:
+    """Of `STOPPING`: instead of ending, a file is made, and it ends when it likes."""
+    return "sys.exit(143)", f"open({str(path)!r}, 'w').close()"
+
+
 # What runs there ---------------------------------------------------------------------------------
 
 
@@ -74,6 +79,22 @@ def test_the_warning_that_time_runs_out_ends_no_run_by_itself(
     said = "os.kill(os.getpid(), signal.SIGUSR2); time.sleep(0.1); " + SAYS
     program(tmp_path, said, monkeypatch)
     assert Ended(**remote.work("cell.toml", "", [], str(tmp_path))).done
+
+
+def test_a_run_whose_worker_is_killed_is_asked_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up, saved, real = tmp_path / "up", tmp_path / "saved", sys.executable
+    program(tmp_path, STOPPING.format(up=str(up)).replace(*saving(saved)), monkeypatch)
+    text = (
+        f"import sys; sys.executable = {sys.executable!r}\n"
+        f"from pipeline.sweep.remote import work; work('cell.toml', '', [], {str(tmp_path)!r})"
+    )
+    worker = subprocess.Popen([real, "-c", text])
+    wait_for(up.exists)
+    worker.kill()
+    worker.wait()
+    wait_for(saved.exists)
 
 
 # Ray, without a cluster ---------------------------------------------------------------------------

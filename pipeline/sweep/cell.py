@@ -70,15 +70,19 @@ class Processes:
             process.wait(timeout=2 * LAST)
 
 
-def begin(recipe: Path, words: Sequence[str], folder: Path | None = None) -> subprocess.Popen[str]:
+def begin(
+    recipe: Path, words: Sequence[str], folder: Path | None = None, by: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """The process of a cell, whose output `read` takes.
 
     Args:
         words: of `advprune run`, beside the recipe.
         folder: that it works in; this process's own if None.
+        by: a command that becomes the one it is given.
     """
+    run = [sys.executable, "-m", "pipeline", "run", "--recipe", str(recipe), *words, "--json"]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", "--recipe", str(recipe), *words, "--json"],
+        [*by, *run],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

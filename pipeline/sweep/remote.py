@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,13 @@ from pipeline.sweep.grid import Cell
 
 LOST = 1  # exit code of a cell whose machine or worker died: it may pass
 _LOOK = 1.0  # seconds after which Ray's request to stop is seen, which wakes nobody
+# Has Linux ask a run to stop when its worker is gone: the engine counts its cores and GPU as free.
+_BOUND = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _ASKING = (signal.SIGTERM, signal.SIGUSR2)  # the second is SLURM's warning that time runs out
 
 
@@ -50,7 +58,7 @@ def work(recipe: str, text: str, words: Sequence[str], folder: str) -> dict[str,
     # The process inherits this: SLURM warns all that belong to a job, and it would be its end.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
-        begun.append(begin(Path(recipe), words, place))
+        begun.append(begin(Path(recipe), words, place, (sys.executable, "-c", _BOUND)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         if asked:
             ask(asked[0])

@@ -86,9 +86,14 @@ RECIPE_OPTIONS: list[Option] = [
     Option("as_json", bool, "Print one JSON document instead of text.", default=False),
 ]
 
+_STORAGE = Option("storage", str | None, "Also find and keep stages there, as s3://BUCKET/PATH.")
+
+_NPROC = Option("nproc", int, "Processes of a run, each on a GPU of its own.", default=1)
+
 # Of `run` alone: a plan has nothing to time or to lose.
 RUN_OPTIONS: list[Option] = [
-    Option("nproc", int, "Processes that train together, each on a GPU of its own.", default=1),
+    _NPROC,
+    _STORAGE,
     Option("profile", bool, "Write where the time went to RUN/profile.", default=False),
     Option(
         "checkpoint_steps", int | None, "Keep a checkpoint every so many steps, not only epochs."
@@ -98,10 +103,15 @@ RUN_OPTIONS: list[Option] = [
 
 # Of `sweep` alone.
 SWEEP_OPTIONS: list[Option] = [
+    _NPROC,
     Option("grid", list[str], "KEY=VALUE,VALUE: a run for each; repeatable.", default=()),
     Option("seeds", int | None, "Seeds 0, 1, ... of every cell, so many."),
-    Option("workers", int, "Cells at a time.", default=1),
+    Option("workers", int, "Cells at a time on one machine, which share its cores.", default=1),
     Option("retries", int, "Attempts more for a cell that died.", default=1),
+    _STORAGE,
+    Option("backend", str, "local, ray or slurm: what runs the cells.", default="local"),
+    Option("gpus_per_cell", float | None, "GPUs of a cell, as 0.5, under ray or slurm."),
+    Option("slurm", list[str], "KEY=VALUE for submitit, as partition=gpu; repeatable.", default=()),
 ]
 
 

@@ -22,6 +22,7 @@ from pipeline.resolve import Sources, to_toml
 from pipeline.screen import Screen
 from pipeline.stage import Artifact, Context
 from pipeline.stopping import stopping
+from pipeline.storage import Storage
 from pipeline.store import Store
 from pipeline.tracking import Tracking
 from pipeline.view import View
@@ -45,6 +46,7 @@ def execute(
     profile: Profile | None = None,
     checkpoint_steps: int | None = None,
     tracking: Tracking | None = None,
+    storage: Storage | None = None,
 ) -> Outcome:
     """Run every stage that is not cached, in order.
 
@@ -52,6 +54,7 @@ def execute(
         profile: where to note the time of those that run; it changes none of their results.
         checkpoint_steps: steps of training between checkpoints, beside those after each epoch.
         tracking: who else is told what training comes to.
+        storage: where stages are looked for, too, and sent.
 
     Of several ranks this is what the first one does; the others `following.follow`.
 
@@ -62,7 +65,7 @@ def execute(
     device = resolve_device(recipe.device)
     stages = plan(recipe)
     name = run_name(recipe, stages)
-    store = Store(runs)
+    store = Store(runs, storage)
     artifacts: dict[str, Artifact] = {}
     ran: list[str] = []
     log, tracking = ProgressLog(runs / name), tracking or Tracking((), screen.line)
@@ -95,6 +98,7 @@ def execute(
                 ran.append(stage.name)
             else:
                 found.check()  # a verdict on files that were changed since would be a lie
+            store.share(found)
             artifacts[stage.name] = found
             say({"made": str(found.path)})
             tracking.finished(stage.name, found)

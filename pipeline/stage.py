@@ -91,17 +91,26 @@ def read_artifact(path: Path) -> Artifact:
     """Raises BadData where the manifest is not one, or not as it was written."""
     manifest_path = path / MANIFEST
     try:
-        manifest = unseal(manifest_path.read_bytes())
-        shape.check({key: manifest[key] for key in _MANIFEST}, _MANIFEST)
-        for name, entry in manifest["files"].items():
-            if not _is_inside(name) or not isinstance(entry["sha256"], str):
-                raise ValueError(f"unexpected file {name!r}")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        manifest = read_manifest(manifest_path.read_bytes())
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadData(
             f"{manifest_path}: not a manifest ({reason}); remove {path} and run again"
         ) from error
     return Artifact(path, manifest)
+
+
+def read_manifest(content: bytes) -> dict[str, Any]:
+    """Raises ValueError for what is none, was changed since, or has names that lead out."""
+    manifest = unseal(content)
+    try:
+        shape.check({key: manifest[key] for key in _MANIFEST}, _MANIFEST)
+        for name, entry in manifest["files"].items():
+            if not _is_inside(name) or not isinstance(entry["sha256"], str):
+                raise ValueError(f"unexpected file {name!r}")
+    except (LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    return manifest
 
 
 def check_if_recorded(path: Path) -> None:

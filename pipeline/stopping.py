@@ -46,7 +46,12 @@ class Stopping:
             raise Terminated("terminated; the same command goes on from the last checkpoint")
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGTERM, and of the alarm that it sets: then patience is over."""
+        """The handler of SIGTERM, and of the alarm that it sets: then patience is over.
+
+        Asked twice, as where a batch system and our own parent both pass a request on, is asked.
+        """
+        if self.asked and number == signal.SIGTERM:
+            return
         if not self.asked:
             self.asked = True
             self._end.start()

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from advprune.errors import NotFound
@@ -19,6 +19,7 @@ from pipeline.files import (
     sync,
 )
 from pipeline.stage import MANIFEST, Artifact, Context, Metrics, Stage, read_artifact
+from pipeline.storage import Storage
 
 CHECKPOINT = ".checkpoint-"
 
@@ -28,16 +29,37 @@ class Store:
 
     Args:
         root: made when the first stage has something to write.
+        storage: where artefacts are looked for, too, and sent; None for nowhere.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, storage: Storage | None = None) -> None:
         self.root = root
         self._folder = root / "store"
+        self._storage = storage
 
     def find(self, stage: Stage, parents: Mapping[str, Artifact]) -> Artifact | None:
-        """The artefact of this stage with these settings and parents, if it was ever finished."""
-        path = self._path(stage, parents)
-        return read_artifact(path) if path.is_dir() else None
+        """The artefact of this stage with these settings and parents, if it was ever finished.
+
+        Raises: as `Storage`, and Busy where another process is making it.
+        """
+        return self._find(self._path(stage, parents))
+
+    def share(self, artifact: Artifact) -> None:
+        """Have an artefact in the storage, if there is one. Raises as `Storage.send`."""
+        if self._storage is not None:
+            self._storage.send(artifact)
+
+    def gather(self, run: str) -> bool:
+        """Publish a run that was made elsewhere; whether the storage has it all."""
+        names = self._storage.run(run) if self._storage is not None else None
+        if names is None:
+            return False
+        found = {stage: self._find(self._folder / name) for stage, name in names.items()}
+        artifacts = {stage: artifact for stage, artifact in found.items() if artifact}
+        if len(artifacts) < len(names):
+            return False
+        self.publish(run, artifacts)
+        return True
 
     def build(
         self,
@@ -52,13 +74,8 @@ class Store:
         goes on from the last one when it is built again.
         """
         path = self._path(stage, parents)
-        temporary = self._folder / f".tmp-{path.name}"
-        guard = self._folder / f".lock-{path.name}"
-        with (
-            needed_folder(self._folder),
-            storage_errors(self.root),
-            lock(guard, str(path)),
-        ):
+        temporary = self._temporary(path)
+        with self._making(path):
             if path.is_dir():  # another process has finished it since it was looked for
                 return read_artifact(path)
             if not (temporary / MANIFEST).is_file():  # else it was complete, but for its name
@@ -81,7 +98,44 @@ class Store:
                 if "report" in artifacts:
                     link(place / name, artifacts["report"].path / name)
             link(self.root / "latest", place)
+        if self._storage is not None:
+            names = {name: artifact.path.name for name, artifact in artifacts.items()}
+            self._storage.send_run(run, names)
         return place
+
+    def _find(self, path: Path) -> Artifact | None:
+        if self._storage is not None and not path.is_dir():
+            self._fetch(path, self._storage)
+        return read_artifact(path) if path.is_dir() else None
+
+    def _fetch(self, path: Path, storage: Storage) -> None:
+        """Have a folder if the storage does; it gets its name when all of it was checked."""
+        temporary = self._temporary(path)
+        whole = temporary / "fetched"
+        with self._making(path), needed_folder(temporary):
+            if path.is_dir():
+                return
+            shutil.rmtree(whole, ignore_errors=True)
+            try:
+                if not storage.fetch(path.name, whole):
+                    return
+                for file in (*whole.rglob("*"), whole):
+                    sync(file)
+                whole.rename(path)
+                sync(self._folder)
+            finally:
+                shutil.rmtree(whole, ignore_errors=True)
+            shutil.rmtree(temporary)  # checkpoints of what is here now
+
+    @contextlib.contextmanager
+    def _making(self, path: Path) -> Iterator[None]:
+        """Alone, for as long as a folder of the store is being made. Raises Busy."""
+        guard = self._folder / f".lock-{path.name}"
+        with needed_folder(self._folder), storage_errors(self.root), lock(guard, str(path)):
+            yield
+
+    def _temporary(self, path: Path) -> Path:
+        return path.with_name(f".tmp-{path.name}")
 
     def _path(self, stage: Stage, parents: Mapping[str, Artifact]) -> Path:
         return self._folder / f"{stage.name}-{stage.key(parents)[:20]}"

@@ -138,15 +138,18 @@ def hungry(num_classes: int) -> nn.Module:
     )
 
 
-def stopped(stage: str, parents: dict[str, str], root: str, at: int, endless: bool) -> None:
-    """Build a stage that is asked to stop in a step, which may take for ever."""
+def stopped(
+    stage: str, parents: dict[str, str], root: str, at: int, endless: bool, times: int = 1
+) -> None:
+    """Build a stage that is asked so often to stop in a step, which may take for ever."""
     runner = _runner(parents, root, {})
 
     class Asked(Telling):
         def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
             super().step(progress, metrics)
             if progress.step == at:
-                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(600 if endless else 0)
 
     if endless:

@@ -21,13 +21,13 @@ pytest_plugins = ["crash_fixtures"]
 AT = 5  # the step in which the signal comes
 
 
-@pytest.mark.parametrize(("endless", "kept"), [(False, 5), (True, 3)])
+@pytest.mark.parametrize(("endless", "times", "kept"), [(False, 1, 5), (False, 3, 5), (True, 1, 3)])
 def test_the_step_ends_with_a_checkpoint_or_is_broken_off(
-    endless: bool, kept: int, crash: Crash, tmp_path: Path
+    endless: bool, times: int, kept: int, crash: Crash, tmp_path: Path
 ) -> None:
-    """Steps 3, 6 and so on have checkpoints anyway."""
+    """Steps 3, 6 and so on have checkpoints anyway; batch systems may ask more than once."""
     stage, (_, parents, place, *_) = "prune", crash.job("prune", tmp_path).args
-    end = crash.children.run(Job("dying:stopped", (stage, parents, place, AT, endless)))
+    end = crash.children.run(Job("dying:stopped", (stage, parents, place, AT, endless, times)))
     assert end.code == 143, end.err
     assert end.err == "terminated; the same command goes on from the last checkpoint\n"
     (left,) = (tmp_path / "runs" / "store").glob(".tmp-*")

@@ -3,32 +3,25 @@
 import json
 import os
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sweeping import DONE, REPORT, STOPPING, grid_of, program, wait_for
 from tiny_run import TINY, advprune, refusal
 
 from pipeline.commands import sweep as command
-from pipeline.sweep import local
+from pipeline.stopping import Terminated
+from pipeline.sweep import carrying
+from pipeline.sweep.backend import Terms
+from pipeline.sweep.carrying import carry_out
 from pipeline.sweep.cell import Ended, Processes, read
 from pipeline.sweep.grid import Cell, axes, cells
-from pipeline.sweep.local import carry_out
-
-REPORT = {
-    "verdict": {"status": "PASS"},
-    "engines": [{"name": "int8", "clean": {"value": 0.9}, "worst": {"value": 0.5}}],
-}
-DONE = Ended(0, report=REPORT)
-
-
-def grid_of(*texts: str, seeds: int | None = None, **flags: Any) -> list[Cell]:
-    return cells(axes(texts, seeds), flags, None, [], threads=1)
-
+from pipeline.sweep.local import Local
 
 # The grid ---------------------------------------------------------------------------------------
 
@@ -70,7 +63,14 @@ def test_values_are_those_of_a_setting() -> None:
         (("--seeds", "0"), "1 or more"),
         (("--seeds", "2", "--workers", "0"), "at least 1"),
         (("--seeds", "2", "--retries", "-1"), "at least 0"),
+        (("--seeds", "2", "--nproc", "0"), "1 or more"),
         (("--grid", "sparsity=0.5,0.9", "--set", "sparsity=0.7"), "are the same run"),
+        (("--seeds", "2", "--backend", "rai"), "did you mean ray"),
+        (("--seeds", "2", "--backend", "ray", "--gpus-per-cell", "1.5"), "whole ones"),
+        (("--seeds", "2", "--backend", "ray", "--gpus-per-cell", "-1"), "whole ones"),
+        (("--seeds", "2", "--gpus-per-cell", "0.5"), "all cells see the same GPUs"),
+        (("--seeds", "2", "--slurm", "partition=gpu"), "is for --backend slurm"),
+        (("--seeds", "2", "--slurm", "gpu"), "expected KEY=VALUE"),
     ],
 )
 def test_nonsense_is_refused_in_one_line_before_anything_is_made(
@@ -114,9 +114,11 @@ class Work:
             return left.pop(0) if left else DONE
 
 
-def ends(found: list[Cell], work: Callable[[Cell], Ended], **options: Any) -> dict[str, Any]:
-    settings = {"workers": 2, "retries": 1, "stop": lambda: None, **options}
-    told = list(carry_out(found, work, **settings))
+def ends(
+    found: list[Cell], work: Callable[[Cell], Ended], workers: int = 2, retries: int = 1
+) -> dict[str, Any]:
+    with ThreadPoolExecutor(workers) as pool:
+        told = list(carry_out(found, lambda cell: pool.submit(work, cell), retries))
     assert len(told) == len(found)
     return {cell.title: (ended.code, attempts) for cell, ended, attempts in told}
 
@@ -162,7 +164,7 @@ def test_what_is_wrong_with_the_input_is_not_tried_again(code: int) -> None:
 
 
 def test_a_busy_stage_counts_as_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "PAUSE", 0.01)
+    monkeypatch.setattr(carrying, "PAUSE", 0.01)
     work = Work({"sparsity=0.9": [Ended(75, "busy")] * 3})
 
     def slowly(cell: Cell) -> Ended:
@@ -173,35 +175,32 @@ def test_a_busy_stage_counts_as_no_attempt(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(work.begun) == 3 + 3
 
 
-def test_where_it_is_broken_off_all_work_is_stopped() -> None:
-    found, stopped = grid_of("sparsity=0.5,0.9"), threading.Event()
+def test_an_engine_begins_one_cell_at_a_time_for_whoever_carries_out() -> None:
+    """A future that ends long after it was handed out, in whatever thread."""
+    found, handed = grid_of("sparsity=0.5,0.9,0.95"), []
 
-    def work(cell: Cell) -> Ended:
-        assert stopped.wait(timeout=30)
-        return Ended(143)
+    def submit(cell: Cell) -> Future[Ended]:
+        future: Future[Ended] = Future()
+        handed.append((cell, future))
+        return future
 
-    started = carry_out([found[0]], lambda _: DONE, stopped.set, 1, 0)
-    next(started)
-    started.close()
-    assert stopped.is_set()
+    told = carry_out(found, submit, 0)
+    threading.Timer(0.1, lambda: handed[0][1].set_result(Ended(1, "lost"))).start()
+    assert next(told) == (found[0], Ended(1, "lost"), 1)
+    assert [cell for cell, _ in handed] == found
+    for _, future in handed[1:]:
+        future.set_result(DONE)
+    assert [ended for _, ended, _ in told] == [DONE, DONE]
 
 
 # A process --------------------------------------------------------------------------------------
 
 
-def program(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python is what `text` says."""
-    path = tmp_path / "python"
-    path.write_text(f"#!{sys.executable}\nimport json, os, signal, sys, time\n{text}\n")
-    path.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(path))
-
-
 def test_a_cell_is_a_run_of_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"print(json.dumps({REPORT!r} | {{'words': sys.argv[1:]}})); sys.exit(10)"
     program(tmp_path, said, monkeypatch)
-    ended = Processes().run(tmp_path / "cell.toml", tmp_path)
-    words = f"-m pipeline run --recipe {tmp_path}/cell.toml --runs {tmp_path} --json".split()
+    ended = Processes().run(tmp_path / "cell.toml", ["--runs", "there"])
+    words = f"-m pipeline run --recipe {tmp_path}/cell.toml --runs there --json".split()
     assert (ended.code, ended.done, ended.report["words"]) == (10, True, words)
 
 
@@ -218,32 +217,21 @@ def test_the_death_of_a_cell_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: int, error: str
 ) -> None:
     program(tmp_path, text, monkeypatch)
-    ended = Processes().run(tmp_path / "cell.toml", tmp_path)
+    ended = Processes().run(tmp_path / "cell.toml", [])
     assert ended.code == code and ended.error.startswith(error) and not ended.done
 
 
 def test_all_processes_are_asked_to_stop_and_none_begins_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program(
-        tmp_path,
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        f"open({str(tmp_path / 'up')!r}, 'w').close()\ntime.sleep(60)",
-        monkeypatch,
-    )
-    processes, ended = Processes(), []
-    thread = threading.Thread(
-        target=lambda: ended.append(processes.run(tmp_path / "cell.toml", tmp_path))
-    )
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "up").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    processes.stop()
-    thread.join(timeout=30)
-    assert [one.code for one in ended] == [143]
-    assert processes.run(tmp_path / "cell.toml", tmp_path).code == 143
+    program(tmp_path, STOPPING.format(up=str(tmp_path / "up")), monkeypatch)
+    ended: list[Future[Ended]] = []
+    with pytest.raises(Terminated), Local(Terms(tmp_path, ())) as engine:
+        ended += [engine.submit(cell) for cell in grid_of("sparsity=0.5,0.9")]
+        wait_for((tmp_path / "up").exists)
+        raise Terminated
+    assert [one.result().code for one in ended] == [143, 143]
+    assert ended[1].result().error == "not begun"
 
 
 def test_only_a_run_that_ended_in_a_verdict_is_done() -> None:
@@ -259,7 +247,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Runs of which the one at 0.9 is refused; no page is made."""
     recipes: list[Path] = []
 
-    def run(self: Processes, recipe: Path, runs: Path) -> Ended:
+    def run(self: Processes, recipe: Path, words: Sequence[str]) -> Ended:
         recipes.append(recipe)
         return Ended(65, "bad") if "sparsity = 0.9 " in recipe.read_text() else DONE
 
@@ -301,12 +289,12 @@ def test_a_cell_that_is_killed_is_run_again_and_the_dense_network_is_made_once(
     killed: list[int] = []
     original = Processes.run
 
-    def run(self: Processes, recipe: Path, runs: Path) -> Ended:
+    def run(self: Processes, recipe: Path, words: Sequence[str]) -> Ended:
         if not killed and "sparsity = 0.8 " in recipe.read_text():
             killed.append(1)
             thread = threading.Thread(target=_kill_soon, args=(self,))
             thread.start()
-        return original(self, recipe, runs)
+        return original(self, recipe, words)
 
     monkeypatch.setattr(Processes, "run", run)
     words = ("--grid", "sparsity=0.8,0.9", "--grid", "method=magnitude,random", *TINY)

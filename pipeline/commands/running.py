@@ -26,6 +26,7 @@ from pipeline.resolve import Sources, resolve
 from pipeline.run import execute
 from pipeline.screen import Screen
 from pipeline.stopping import Terminated
+from pipeline.storage import Storage
 from pipeline.store import Store
 from pipeline.tracking import Tracking
 
@@ -47,12 +48,13 @@ def _lead(values: dict[str, Any], recipe: Recipe, sources: Sources, every: int |
     # With --json standard output is the document alone; progress goes to the other stream.
     screen = Screen(Console(stderr=values["as_json"]))
     tracking = Tracking(values["track"], screen.line)
+    storage = Storage(values["storage"]) if values["storage"] else None
     screen.title(recipe.title(recipe.device))
     profile = Profile(resolve_device(recipe.device)) if values["profile"] else None
-    outcome = execute(recipe, sources, values["runs"], screen, profile, every, tracking)
+    outcome = execute(recipe, sources, values["runs"], screen, profile, every, tracking, storage)
     report = json.loads(outcome.artifacts["report"].read("report.json"))
     if values["as_json"]:
-        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.write(json.dumps({**report, "run": outcome.folder.name}) + "\n")
     else:
         terminal(report, screen.console)
     if not outcome.ran:

@@ -17,12 +17,16 @@ from advprune.files import write
 from pipeline.commands.board import board, gather
 from pipeline.commands.running import flags_of
 from pipeline.files import lock, make_folder, write_json
+from pipeline.resolve import setting
 from pipeline.stopping import stopping
-from pipeline.sweep.cell import Ended, Processes
+from pipeline.storage import Storage
+from pipeline.store import Store, is_run
+from pipeline.sweep.backend import RECIPES, Backend, Terms, backend
+from pipeline.sweep.carrying import carry_out
+from pipeline.sweep.cell import Ended
 from pipeline.sweep.grid import Cell, axes, cells
-from pipeline.sweep.local import carry_out
 
-RECORD, RECIPES = "sweep.json", "recipes"
+RECORD = "sweep.json"
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Sweep:
         if ended.done:
             engines = {engine["name"]: engine for engine in ended.report["engines"]}
             row["verdict"] = ended.report["verdict"]["status"]
+            row["run"] = ended.report["run"]  # on another kind of machine it has another name
             row |= {key: engines["int8"][key]["value"] for key in ("clean", "worst")}
         else:
             row["error"] = ended.error
@@ -62,15 +67,31 @@ class Sweep:
 def sweep(values: dict[str, Any]) -> int:
     """Everything is checked before anything runs; a cell that fails stops no other."""
     workers, retries, runs = values["workers"], values["retries"], values["runs"]
+    nproc = values["nproc"]
     if workers < 1 or retries < 0:
         raise Refused(f"--workers {workers} --retries {retries}: at least 1, and at least 0")
+    if nproc < 1:
+        raise Refused(f"--nproc {nproc}: processes of each run, 1 or more")
     grid = axes(values["grid"], values["seeds"])
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, (os.cpu_count() or 1) // workers // nproc)
     found = cells(grid, flags_of(values), values["recipe"], values["set"], threads)
-    console = Console(stderr=values["as_json"], highlight=False, markup=False)
+    storage = Storage(values["storage"]) if values["storage"] else None
+    words = ["--runs", str(runs), *(["--storage", values["storage"]] if storage else [])]
+    words += ["--nproc", str(nproc)] if nproc > 1 else []
+    slurm = dict(_parameter(text) for text in values["slurm"])
+    place = runs / "sweeps" / _name(found)
+    terms = Terms(place, tuple(words), workers, values["gpus_per_cell"], nproc, slurm)
+    engine = backend(values["backend"], terms)
+    stream = sys.stderr if values["as_json"] else sys.stdout
+    console = Console(file=stream, highlight=False, markup=False)
     dense = len({cell.dense for cell in found})
-    console.print(f"{len(found)} cells, {dense} dense networks, {workers} at a time")
-    rows = _carry_out(found, runs, workers, retries, console)
+    console.print(f"{len(found)} cells, {dense} dense networks, on {values['backend']}")
+    rows = _carry_out(found, terms, engine, retries, console)
+    store = Store(runs, storage)
+    for cell, row in zip(found, rows, strict=True):
+        elsewhere = row["state"] == "done" and not is_run(runs / row["run"])
+        if elsewhere and store.gather(row["run"]):
+            write(runs / row["run"] / "recipe.toml", cell.toml.encode())
     failed = [row for row in rows if row["state"] != "done"]
     if len(failed) < len(rows):
         page = runs / "board.html"
@@ -87,11 +108,11 @@ def sweep(values: dict[str, Any]) -> int:
 
 
 def _carry_out(
-    found: Sequence[Cell], runs: Path, workers: int, retries: int, console: Console
+    found: Sequence[Cell], terms: Terms, engine: Backend, retries: int, console: Console
 ) -> list[dict[str, Any]]:
-    place = runs / "sweeps" / _name(found)
+    place = terms.folder
+    sweep = Sweep(place)
     make_folder(place / RECIPES)
-    sweep, processes = Sweep(place), Processes()
     for cell in found:
         sweep.rows[cell.run] = {
             "title": cell.title,
@@ -100,20 +121,23 @@ def _carry_out(
             "recipe": f"{RECIPES}/{cell.run}.toml",
             "state": "waiting",
         }
-        write(place / RECIPES / f"{cell.run}.toml", cell.toml.encode())
-
-    def work(cell: Cell) -> Ended:
-        return processes.run(place / RECIPES / f"{cell.run}.toml", runs)
-
+        write(terms.recipe(cell), cell.toml.encode())
     started = time.monotonic()
-    with lock(place / f".{RECORD}.lock", str(place)), stopping():
+    with lock(place / f".{RECORD}.lock", str(place)), stopping(), engine:
         sweep.write()
-        ends = carry_out(found, work, processes.stop, workers, retries)
+        ends = carry_out(found, engine.submit, retries)
         for count, (cell, ended, attempts) in enumerate(ends, start=1):
             row = sweep.ended(cell, ended, attempts, time.monotonic() - started)
             place_of = f"{count}/{len(found)} {row['after_seconds']:8,.0f} s"
             console.print(f"{place_of}  {cell.title}: {_said(row)}", soft_wrap=True)
     return list(sweep.rows.values())
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise Refused(f"--slurm {text!r}: expected KEY=VALUE, as partition=gpu")
+    return key.strip(), setting(value.strip())
 
 
 def _said(row: dict[str, Any]) -> str:

@@ -14,6 +14,9 @@ EXTRAS = {
     "sign": "signed bundles, `bundle --sign`",
     "track": "curves in TensorBoard",
     "mlflow": "runs in MLflow",
+    "ray": "sweeps over several machines, `sweep --backend ray`",
+    "slurm": "sweeps as jobs of SLURM, `sweep --backend slurm`",
+    "storage": "stages in object storage, `--storage URL`",
 }
 
 

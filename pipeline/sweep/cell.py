@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,25 +41,16 @@ class Processes:
     """The cells at work on this machine, so that all can be asked to stop."""
 
     def __init__(self) -> None:
-        self._running: set[subprocess.Popen] = set()
+        self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, recipe: Path, runs: Path) -> Ended:
-        """Carry out a recipe; called from any thread."""
-        words = [sys.executable, "-m", "pipeline", "run", "--recipe", str(recipe)]
+    def run(self, recipe: Path, words: Sequence[str]) -> Ended:
+        """Carry out a recipe, as `begin`; called from any thread."""
         with self._lock:
             if self._stopped:
                 return Ended(Terminated.exit_code, "not begun")
-            process = subprocess.Popen(
-                [*words, "--runs", str(runs), "--json"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                # The terminal's Ctrl-C is for the sweep, which asks its cells to stop.
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            process = begin(recipe, words)
             self._running.add(process)
         try:
             said, _ = process.communicate()
@@ -77,6 +68,29 @@ class Processes:
             process.send_signal(signal.SIGTERM)
         for process in running:
             process.wait(timeout=2 * LAST)
+
+
+def begin(
+    recipe: Path, words: Sequence[str], folder: Path | None = None, by: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """The process of a cell, whose output `read` takes.
+
+    Args:
+        words: of `advprune run`, beside the recipe.
+        folder: that it works in; this process's own if None.
+        by: a command that becomes the one it is given.
+    """
+    run = [sys.executable, "-m", "pipeline", "run", "--recipe", str(recipe), *words, "--json"]
+    return subprocess.Popen(
+        [*by, *run],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # The terminal's Ctrl-C is for the sweep, which asks its cells to stop.
+        start_new_session=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
 
 
 def read(code: int, said: str) -> Ended:

@@ -1,57 +1,28 @@
 """Cells on this machine: so many processes at a time."""
 
-import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
 
-from pipeline.sweep.cell import BUSY, Ended
+from pipeline.sweep.backend import Terms
+from pipeline.sweep.cell import Ended, Processes
 from pipeline.sweep.grid import Cell
 
-Work = Callable[[Cell], Ended]
-PAUSE = 2.0  # seconds, before a cell asks again for what another process is making
 
+class Local:
+    """A thread waits for each process."""
 
-def carry_out(
-    cells: Sequence[Cell], work: Work, stop: Callable[[], None], workers: int, retries: int
-) -> Generator[tuple[Cell, Ended, int], None, None]:
-    """Each cell, how it ended and after how many attempts, in the order in which they end.
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._processes = Processes()
+        self._pool = ThreadPoolExecutor(terms.workers)
 
-    Of cells that begin from the same dense network one goes ahead, and the others wait until it
-    has made it, or failed to. One that meets a stage which another is making is tried again, which
-    counts as no attempt.
+    def __enter__(self) -> Self:
+        return self
 
-    Args:
-        stop: makes all work end soon; called where whoever asked for it breaks off.
-        retries: attempts beyond the first, where trying again could help.
-    """
-    heads = list({cell.dense: cell for cell in reversed(cells)}.values())[::-1]
-    held = [cell for cell in cells if cell not in heads]
-    attempts = dict.fromkeys((cell.run for cell in cells), 0)
-    with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[Ended], Cell] = {}
+    def __exit__(self, *broken_off: object) -> None:
+        if any(broken_off):
+            self._processes.stop()  # before the pool waits for what it runs
+        self._pool.shutdown()
 
-        def begin(cell: Cell) -> None:
-            attempts[cell.run] += 1
-            running[pool.submit(work, cell)] = cell
-
-        for cell in heads:
-            begin(cell)
-        try:
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell, ended = running.pop(future), future.result()
-                    if ended.code == BUSY:
-                        attempts[cell.run] -= 1
-                        time.sleep(PAUSE)
-                        begin(cell)
-                        continue
-                    if ended.may_pass and attempts[cell.run] <= retries:
-                        begin(cell)
-                        continue
-                    for other in [one for one in held if one.dense == cell.dense]:
-                        held.remove(other)
-                        begin(other)
-                    yield cell, ended, attempts[cell.run]
-        except BaseException:
-            stop()  # before the pool waits for what it runs
-            raise
+    def submit(self, cell: Cell) -> Future[Ended]:
+        return self._pool.submit(self._processes.run, self._terms.recipe(cell), self._terms.words)

@@ -6,6 +6,7 @@ import sys
 from uuid import uuid4
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from advprune.errors import Refused, Unavailable
 from advprune.ranks import RankLost
@@ -37,14 +38,13 @@ def launch(nproc: int) -> int:
     """Start the command that this process was given in `nproc` processes, and wait for all.
 
     Returns:
-        The exit code of the first that failed, which has said why; 0 if none did.
+        The exit code of the one that all others ended for, and that has said why; 0 if none failed.
 
     Raises:
-        RankLost: a signal killed one of them.
+        RankLost: a signal killed one of them, or none has said why.
         Terminated, KeyboardInterrupt: this process was asked to end, and so were they.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What ends, and why, is said by the ranks and below.
@@ -66,12 +66,20 @@ def launch(nproc: int) -> int:
             raise KeyboardInterrupt from None
         raise Terminated(f"terminated; {_AGAIN}") from None
     except ChildFailedError as error:
-        # Whoever is killed takes the others along, who may be seen first.
-        for rank, failure in error.failures.items():
-            if failure.exitcode < 0:
-                killer = signal.Signals(-failure.exitcode).name
-                raise RankLost(
-                    f"rank {rank} (process {failure.pid}) was killed by {killer}; {_AGAIN}"
-                ) from None
-        return error.get_first_failure()[1].exitcode
+        rank, failure = min(error.failures.items(), key=lambda entry: _guilt(entry[1]))
+        if failure.exitcode > 0 and failure.exitcode != RankLost.exit_code:
+            return failure.exitcode
+        how = f"ended with {failure.exitcode}"
+        if failure.exitcode < 0:
+            how = f"was killed by {signal.Signals(-failure.exitcode).name}"
+        raise RankLost(f"rank {rank} (process {failure.pid}) {how}; {_AGAIN}") from None
     return 0
+
+
+def _guilt(failure: ProcessFailure) -> tuple[int, int]:
+    """In which order failures are to blame for those of the others, and when they were."""
+    code = failure.exitcode
+    # What is killed takes the others along, which lose it or are asked to end, and may be seen
+    # first; so does what refuses.
+    kinds = {RankLost.exit_code: 2, -signal.SIGTERM: 3}
+    return kinds.get(code, 0 if code < 0 else 1), failure.timestamp

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from tiny_run import TINY, advprune
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from pipeline.launching import demand_room
+from pipeline.launching import _guilt, demand_room
 from pipeline.stage import read_artifact
 from pipeline.store import checkpoints_in
 
@@ -134,6 +135,40 @@ def test_what_is_refused_is_said_once(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert errors.count("finetune.objective") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_what_the_first_rank_alone_finds_out_is_said_once(tmp_path: Path) -> None:
+    """While the others wait: no one else is to blame."""
+    process = start([*by_nproc(tmp_path), "--limit-train", "600"])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 65
+    assert "600 images to train on leave 60" in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def failure(code: int, timestamp: int) -> ProcessFailure:
+    made = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file="")
+    made.timestamp = timestamp
+    return made
+
+
+@pytest.mark.parametrize(
+    ("codes", "first"),
+    [
+        ((71, -9), 1),  # killed: the other one lost it
+        ((65, -15), 0),  # refused: the other one was asked to end
+        ((-15, 65), 1),
+        ((71, 10), 1),
+        ((-15, 71), 1),
+        ((65, 2), 0),  # the earlier one
+    ],
+)
+def test_who_is_to_blame(codes: tuple[int, int], first: int) -> None:
+    failures = [failure(code, when) for when, code in enumerate(codes)]
+    assert min(failures, key=_guilt) is failures[first]
 
 
 def test_there_must_be_room_for_all_ranks() -> None:

@@ -1,6 +1,6 @@
-"""How time and memory grow: with images, arithmetic, scores; of a search beside dense training.
+"""How time and memory grow: with images, attack steps, arithmetic, scores; of search and dense.
 
-    .venv/bin/python benchmarks/growth.py [--quick]
+    .venv/bin/python benchmarks/growth.py [--quick] [NAME...]
 
 Each line says with which power of the size the time grows: the slope of the least-squares line
 through log(seconds) against log(size), 1 where it grows in proportion and less where something
@@ -38,10 +38,19 @@ from export.to_onnx import to_onnx
 
 BATCHES = (8, 16, 32, 64)
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the channels of ResNet-18
+STEPS = (1, 3, 10, 30)  # of the attack
 SCORES = (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000)
 VERIFIED = (64, 128, 256)
 KEPT = 0.1
 NEAR = Threat(0.001)  # too near for any image to leave the batch
+
+GROWING = {
+    "images": "HARP step, images",
+    "attack": "adversarial step, attack steps",
+    "macs": "HARP step, MACs",
+    "masks": "mask, scores",
+    "verification": "verification, images",
+}
 
 # By size: the seconds of each round.
 Sizes = dict[int, list[float]]
@@ -50,6 +59,12 @@ Sizes = dict[int, list[float]]
 def images(batches: Sequence[int], base: Setting, rounds: int) -> Sizes:
     """HARP's step against the size of the batch."""
     return _race({batch: ours(replace(base, batch=batch)) for batch in batches}, rounds)
+
+
+def attack_steps(counts: Sequence[int], base: Setting, rounds: int) -> Sizes:
+    """A step of adversarial training against the steps of its attack."""
+    dense = replace(base, masks=False)
+    return _race({count: ours(replace(dense, steps=count)) for count in counts}, rounds)
 
 
 def arithmetic(shares: Sequence[float], base: Setting, rounds: int) -> Sizes:
@@ -140,6 +155,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes: only to try it out")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(GROWING)}")
     parser.add_argument("--peak", choices=["search", "dense"], help="bytes of one kind of step")
     options = parser.parse_args(words)
     base, rounds = tiny(Setting()) if options.quick else Setting(), options.rounds
@@ -148,22 +164,25 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     small = Settings(steps=2, restarts=1, queries=5, fmn=3, health=8)
     quick = options.quick
-    found = {
-        "HARP step, images": images((4, 8) if quick else BATCHES, base, rounds),
-        "HARP step, MACs": arithmetic((0.5, 1.0) if quick else SHARES, base, rounds),
-        "mask, scores": scores((1000, 4000) if quick else SCORES, rounds),
-        "verification, images": verification((8, 16), small, rounds)
-        if quick
-        else verification(VERIFIED, Settings(), rounds),
+    checked = (8, 16), small, rounds
+    measures: dict[str, Callable[[], Sizes]] = {
+        "images": lambda: images((4, 8) if quick else BATCHES, base, rounds),
+        "attack": lambda: attack_steps((1, 2) if quick else STEPS, base, rounds),
+        "macs": lambda: arithmetic((0.5, 1.0) if quick else SHARES, base, rounds),
+        "masks": lambda: scores((1000, 4000) if quick else SCORES, rounds),
+        "verification": lambda: verification(
+            *(checked if quick else (VERIFIED, Settings(), rounds))
+        ),
     }
-    for name, sizes in found.items():
+    for name in options.names or GROWING:
+        sizes = measures[name]()
         power = spread(exponents(sizes))
         points = ", ".join(f"{size:,}: {median(times):.3g} s" for size, times in sizes.items())
         sys.stdout.write(
-            f"{name}: power {power.median:.2f} ({power.low:.2f}-{power.high:.2f}), "
+            f"{GROWING[name]}: power {power.median:.2f} ({power.low:.2f}-{power.high:.2f}), "
             f"R^2 {explained(sizes):.4f}; {points}\n"
         )
-    if not quick:  # a tiny network raises no peak
+    if not quick and not options.names:  # a tiny network raises no peak
         for kind, held in memory(rounds).items():
             sys.stdout.write(f"memory, {kind}: {median(held) / 1e9:.2f} GB\n")
     sys.stdout.write(f"{conditions(rounds)}, fp32\n")

@@ -23,6 +23,7 @@ from pipeline.exporting import export
 from pipeline.judging import gate
 from pipeline.modelling import models
 from pipeline.options import (
+    PLAN_OPTIONS,
     RECIPE_OPTIONS,
     RUN_OPTIONS,
     SWEEP_OPTIONS,
@@ -215,7 +216,7 @@ def _add_generated_commands(words: list[str]) -> None:
     generated = ("run", "plan", "sweep")  # anew, where this process has been asked before
     app.registered_commands[:] = [c for c in app.registered_commands if c.name not in generated]
     app.command("run")(_with_options(run, [*options, *RUN_OPTIONS]))
-    app.command("plan")(_with_options(plan, options))
+    app.command("plan")(_with_options(plan, [*options, *PLAN_OPTIONS]))
     app.command("sweep")(_with_options(sweep, [*options, *SWEEP_OPTIONS]))
 
 

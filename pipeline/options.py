@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pipeline import completion
+from pipeline.capacity import ASSUMED, LINKS
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,18 @@ RUN_OPTIONS: list[Option] = [
         "checkpoint_steps", int | None, "Keep a checkpoint every so many steps, not only epochs."
     ),
     Option("track", list[str], "Also tell tensorboard or mlflow; repeatable.", default=()),
+]
+
+# Of `plan` alone: any of them asks what more ranks and images would cost.
+PLAN_OPTIONS: list[Option] = [
+    Option("gpus", int | None, "Estimate training on so many, which share every batch."),
+    Option("images", int | None, "Estimate training on so many images, not on those there are."),
+    Option(
+        "link",
+        str | None,
+        f"Between the GPUs: {', '.join(LINKS)}, or GB/s; {ASSUMED} if not given.",
+        complete=completion.one_of(*LINKS),
+    ),
 ]
 
 # Of `sweep` alone.

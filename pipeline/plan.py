@@ -1,19 +1,15 @@
 """Which stages a recipe means, in order, and what each would cost."""
 
 import hashlib
-import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
 from advprune import ranks
-from advprune.data import ImageSet, as_float
+from advprune.data import ImageSet
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
-from pipeline.devices import fix_arithmetic, platform, resolve_device
+from pipeline.devices import fix_arithmetic, platform
 from pipeline.recipe import Recipe
-from pipeline.sections import Teachable
 from pipeline.stage import Artifact, Stage
 from pipeline.stages import (
     adversarial,
@@ -43,7 +39,6 @@ ORDER = (
     report,
     bundle,
 )
-_PROBE = 64  # images of the batch that the time estimate is measured on
 
 
 def plan(recipe: Recipe) -> list[Stage]:
@@ -109,44 +104,14 @@ _TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
 
 def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
     """Seconds of each training stage: one measured step of its objective, times its steps."""
-    from advprune.batches import Batch
-    from advprune.distillation import taught_by
-    from advprune.objectives import Objective
-    from advprune.repro import ImageRandom
-    from pipeline.beginning import begin
+    from pipeline.probe import Probe, trainings
 
-    device = resolve_device(recipe.device)
-    net = begin(recipe, images).net.to(device)
-    probe = images.train.first(_PROBE).to(device)
-
-    @cache  # most stages share one objective
-    def seconds_per_image(objective: Objective) -> float:
-        floats = as_float(probe.images)
-        batch = Batch(floats, probe.labels, ImageRandom(0, probe.indices))
-        objective = taught_by(objective, net).for_training(net, floats, _PROBE)
-        elapsed = math.inf
-        for _ in range(3):  # the first one also pays for warming up
-            started = time.perf_counter()
-            objective(net, batch).value.backward()
-            elapsed = min(elapsed, time.perf_counter() - started)
-        return elapsed / len(batch.labels)
-
-    clean = seconds_per_image(recipe.natural_objective())
+    probe = Probe(recipe, images)
     # Extra images join every batch one for one.
     an_epoch = len(images.train) * (1 if images.extra is None else 2)
-
-    def total(training: Teachable) -> float:
-        objective = recipe.robust_objective(training)
-        return training.epochs * an_epoch * objective.times * seconds_per_image(objective)
-
-    method = recipe.pruning_method()
     # A survey costs what it costs: how much, its file alone knows.
-    searching = {} if method.surveys else {"prune": total(recipe.prune) if method.searches else 0.0}
-    rounding = {} if quantize.how_of(recipe) == "ptq" else {"quantize": total(recipe.quantize)}
-    return {
-        **rounding,
-        "standard": recipe.standard.epochs * an_epoch * clean,
-        "adversarial": total(recipe.adversarial),
-        "finetune": total(recipe.finetune),
-        **searching,
-    }
+    found = {} if recipe.pruning_method().surveys else {"prune": 0.0}
+    for name, (training, objective) in trainings(recipe).items():
+        steps = training.epochs * an_epoch / probe.size * objective.times
+        found[name] = steps * probe.seconds(objective)
+    return found

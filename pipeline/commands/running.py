@@ -12,11 +12,12 @@ from advprune import ranks
 from advprune.errors import Refused
 from advprune.ranks import RankLost
 from deploy.report import terminal
+from pipeline.commands.capacity import plan_capacity
 from pipeline.devices import resolve_device
 from pipeline.following import follow
 from pipeline.joining import joined, say
 from pipeline.launching import demand_room, launch
-from pipeline.options import RECIPE_OPTIONS, RUN_OPTIONS, SWEEP_OPTIONS
+from pipeline.options import PLAN_OPTIONS, RECIPE_OPTIONS, RUN_OPTIONS, SWEEP_OPTIONS
 from pipeline.plan import Forecast, forecast
 from pipeline.plan import plan as plan_stages
 from pipeline.profile import Profile
@@ -81,6 +82,8 @@ def _follow(recipe: Recipe) -> int:
 
 def plan(values: dict[str, Any]) -> int:
     recipe, _ = _recipe(values)
+    if any(values[option.name] is not None for option in PLAN_OPTIONS):
+        return plan_capacity(recipe, values)
     forecasts = forecast(recipe, Store(values["runs"]))
     if values["as_json"]:
         sys.stdout.write(json.dumps([_plain(entry) for entry in forecasts]) + "\n")
@@ -117,7 +120,7 @@ def _recipe(values: dict[str, Any]) -> tuple[Recipe, Sources]:
 
 def flags_of(values: dict[str, Any]) -> dict[str, Any]:
     """What was given of the recipe's options and the method's: dotted key -> value."""
-    every = [*RECIPE_OPTIONS, *RUN_OPTIONS, *SWEEP_OPTIONS]
+    every = [*RECIPE_OPTIONS, *RUN_OPTIONS, *PLAN_OPTIONS, *SWEEP_OPTIONS]
     own = {option.name for option in every if not option.key}
     keys = {option.name: option.key for option in RECIPE_OPTIONS if option.key}
     return {

@@ -210,7 +210,7 @@ def test_report_prints_the_report(tiny: Tiny) -> None:
     shown = advprune("report", tiny.run)
     assert shown.code == 0
     assert shown.out.endswith(f"{tiny.run}/report.html\n")
-    assert tiny.again("--json").json == tiny.report
+    assert tiny.again("--json").json == {**tiny.report, "run": tiny.run.name}
 
 
 def test_verify_reproduces_every_verdict(tiny: Tiny) -> None:

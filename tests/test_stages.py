@@ -103,6 +103,8 @@ SEEN_BY: dict[str, tuple[Any, tuple[str, ...] | None]] = {
             "warmup": 0.77,
             "rise": 0.77,
             "validate_every": 77,
+            "accumulate": 7,
+            "sync_bn": False,
         }.items()
     },
 }

@@ -144,7 +144,7 @@ def test_both_have_every_stage_the_recipe_and_the_verdict_and_results_are_as_bef
 
 def test_with_json_standard_output_is_the_document_alone(copy: Tiny) -> None:
     result = copy.again(*BOTH, "--json")
-    assert result.json == copy.report
+    assert result.json == {**copy.report, "run": copy.run.name}
 
 
 # Training that is interrupted -------------------------------------------------------------------

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 torch.set_num_threads(1)
+# A loader of images leaves a handler of SIGCHLD in its process for good. Where thousands of other
+# tests have run in it, the kernel could at times not deliver that signal, and ended the process.
+signal_handling._SIGCHLD_handler_set = True
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,8 @@ def test_a_machine_that_shares_nothing_is_given_the_recipe(
     assert (there / recipe).read_text() == cell.toml
 
 
+# Signals to this very process: slow, to be in one in which not thousands of tests have run.
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_whoever_asks_a_worker_to_stop_asks_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -91,11 +91,15 @@ def test_licences_are_those_of_what_is_installed() -> None:
 
 def test_equal_locks_have_equal_bills(tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / ".ci/sbom.py")]
+    bills = []
     for number, seed in enumerate(("0", "1")):
         out = tmp_path / f"{number}/sbom.json"
         environment = {"PYTHONHASHSEED": seed}
         subprocess.run([*words, str(out)], env=environment, cwd=tmp_path, check=True)
-        assert out.read_bytes() == sbom.render_sbom(read_lock(REQUIREMENTS / "run.txt"))
+        bills.append(out.read_bytes())
+    # Not beside one of this process: Ray, where a test has loaded it, puts packages of its own
+    # before those that are installed.
+    assert bills[0] == bills[1]
     pins = read_lock(REQUIREMENTS / "run.txt")
     other = json.loads(sbom.render_sbom(pins[1:]))
     assert other["serialNumber"] != bill()["serialNumber"]

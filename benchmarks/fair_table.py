@@ -78,7 +78,7 @@ def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _ranked(cells: Cells, current: Mapping[str, str]) -> str:
     sparsities = sorted({cell["sparsity"] for cell in cells})
     columns = {sparsity: _column(cells, sparsity, current) for sparsity in sparsities}
-    rows = sorted({cell["row"] for cell in cells}, key=lambda row: _order(row, columns))
+    rows = sorted({cell["row"] for cell in cells}, key=lambda row: (_order(row, columns), row))
     head = " | ".join(f"{100 * sparsity:g} %" for sparsity in sparsities)
     lines = [f"| method | {head} |", "|---|" + "---|" * len(sparsities)]
     for row in rows:

@@ -29,6 +29,8 @@ TOGETHER = {
     "test_quantize_stage.py": "quantize stage",
     "test_attack_command.py": "attack command",
     "test_killed.py": "killed",
+    "test_ranks_run.py": "ranks run",
+    "test_ranks_methods.py": "ranks methods",
 }
 
 

@@ -67,7 +67,7 @@ def training(runs: Path, words: list[str]) -> Iterator[tuple[subprocess.Popen, l
     """A run in the middle of its adversarial training, and the processes of its ranks."""
     process = start(words)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:
             folders = list((runs / "store").glob(".tmp-adversarial-*"))
             if folders and checkpoints_in(folders[0]):
@@ -88,7 +88,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_the_next_start_goes_on(
 ) -> None:
     with training(tmp_path, by_nproc(tmp_path)) as (process, children):
         os.kill(children[1], signal.SIGKILL)
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=300)
     assert process.returncode == 71, (out, errors)
     assert f"rank 1 (process {children[1]}) was killed by SIGKILL" in errors
     assert "the same command goes on from the last checkpoint" in errors
@@ -106,7 +106,7 @@ def test_a_run_that_is_asked_to_stop_stops_at_a_checkpoint(
 ) -> None:
     with training(tmp_path, by_nproc(tmp_path)) as (process, _):
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert "the same command goes on from the last checkpoint" in errors
     assert "Traceback" not in errors
@@ -120,7 +120,7 @@ def test_a_run_that_is_asked_to_stop_stops_at_a_checkpoint(
 @pytest.mark.slow
 def test_a_finished_run_is_found_and_says_what_it_came_to(undisturbed: Path) -> None:
     process = start([*by_nproc(undisturbed), "--json"])
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=300)
     report = json.loads(out)  # one document, of one rank
     assert (process.returncode, report["verdict"]["status"]) in ((0, "PASS"), (10, "FAIL"))
     assert not errors.count("Traceback")
@@ -131,7 +131,7 @@ def test_a_finished_run_is_found_and_says_what_it_came_to(undisturbed: Path) -> 
 def test_what_is_refused_is_said_once(tmp_path: Path) -> None:
     words = [*by_nproc(tmp_path), "--set", "finetune.objective=nonsense"]
     process = start(words)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert errors.count("finetune.objective") == 1
     assert not list(tmp_path.iterdir())
@@ -142,7 +142,7 @@ def test_what_is_refused_is_said_once(tmp_path: Path) -> None:
 def test_what_the_first_rank_alone_finds_out_is_said_once(tmp_path: Path) -> None:
     """While the others wait: no one else is to blame."""
     process = start([*by_nproc(tmp_path), "--limit-train", "600"])
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 65
     assert "600 images to train on leave 60" in errors
     assert len(errors.strip().splitlines()) == 1

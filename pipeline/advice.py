@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from advprune.data import Reading
-from advprune.data.decode import fits, spared
+from advprune.data.decode import fits
 from advprune.data.inspection import Inspection
+from advprune.data.sparing import spared
 from advprune.data.splits import split
 from advprune.errors import Refused
 from pipeline.resolve import resolve

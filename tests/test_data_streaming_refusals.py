@@ -201,7 +201,7 @@ def test_damaged_files_are_refused_or_left_out(
     skipping = Reading(skip_bad=True)
     # One of a thousand is more than there are.
     refused(BadData, str(path), act=lambda: load(spec, reading=skipping))
-    monkeypatch.setattr(advprune.data.decode, "_ONE_BAD_IN", 10)
+    monkeypatch.setattr("advprune.data.sparing._ONE_BAD_IN", 10)
     found = load(spec, reading=skipping)
     assert len(found.skipped) == 1 and str(path) in found.skipped[0]
     assert len(found.train) == len(whole.train) - 1

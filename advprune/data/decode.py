@@ -5,10 +5,8 @@ import io
 import math
 import os
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,18 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from advprune.data.source import AS_IT_IS, Fetched, Reading
+from advprune.data.sparing import Undecodable, each, pillow_warnings, spared
 from advprune.errors import BadData, Refused
 
 # What Pillow raises on damaged files of the common formats.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-_CHUNK = 256
-_ONE_BAD_IN = 1000
 _EIGHT_BITS = frozenset(("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK"))
-
-
-class Undecodable(BadData):
-    """A file that is no whole image."""
 
 
 @dataclass(frozen=True)
@@ -86,42 +79,12 @@ def fetch(paths: Sequence[Path], form: Form, reading: Reading) -> Fetched:
     """
     check_memory(len(paths), form)
     pixels = np.zeros((len(paths), *form.shape), dtype=np.uint8)
-    most = spared(len(paths), reading)
 
-    def fill(start: int) -> dict[int, str]:
-        bad: dict[int, str] = {}
-        for row, path in enumerate(paths[start : start + _CHUNK], start):
-            try:
-                with opened(path) as image:
-                    pixels[row] = as_array(ready(image, path, reading), path, form)
-            except Undecodable as error:
-                if not most:
-                    raise
-                bad[row] = str(error)
-        return bad
+    def fill(row: int) -> None:
+        with opened(path := paths[row]) as image:
+            pixels[row] = as_array(ready(image, path, reading), path, form)
 
-    bad: dict[int, str] = {}
-    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Reading the results in order reports the first bad file, whichever thread was faster.
-        for found in pool.map(fill, range(0, len(paths), _CHUNK)):
-            bad |= found
-            if len(bad) > most:
-                raise too_many(bad, most, len(paths))
-    return Fetched(torch.from_numpy(pixels), bad)
-
-
-def too_many(bad: Mapping[int, str], most: int, count: int) -> BadData:
-    """What to say of more damaged files than may be left out of `count`."""
-    (first, *_) = bad.values()
-    return BadData(
-        f"{first}; it is one of more than {most} such, and --skip-bad leaves out no more than "
-        f"{most} of {count}"
-    )
-
-
-def spared(count: int, reading: Reading) -> int:
-    """How many of so many images may be damaged."""
-    return count // _ONE_BAD_IN if reading.skip_bad else 0
+    return Fetched(torch.from_numpy(pixels), each(len(paths), reading, fill))
 
 
 def _form(path: Path, side: int | None, to_rgb: bool) -> Form:
@@ -154,17 +117,6 @@ def check_memory(count: int, form: Form) -> None:
             " --image-size, give fewer extra images, or leave those to train on in their files with"
             " --stream, so that only those to measure and calibrate with are in memory"
         )
-
-
-@contextlib.contextmanager
-def pillow_warnings() -> Iterator[None]:
-    """Set for all threads, since filters are global."""
-    with warnings.catch_warnings():
-        # Broken metadata is common in photographs, and no pixel depends on it.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
-        # Pillow only warns about images above its pixel limit, up to twice of it.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 @contextlib.contextmanager

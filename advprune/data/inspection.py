@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from advprune.data import folder
-from advprune.data.decode import Form, Undecodable, check_memory, decode, probe, spared
+from advprune.data.decode import Form, check_memory, decode, probe
 from advprune.data.duplicates import Duplicates, duplicates
 from advprune.data.imageset import check_classes, constant_channel
 from advprune.data.looking import Look, key, looks
 from advprune.data.registry import fingerprint, open_source
 from advprune.data.separation import sample_size, separation
 from advprune.data.source import Labelled, Reading, Source
+from advprune.data.sparing import Undecodable, spared
 from advprune.data.splits import split
 from advprune.data.tally import Tally
 from advprune.errors import BadData, Refused

@@ -8,27 +8,17 @@ copy it. The digest costs about a fiftieth of the decoding, the pass about an ep
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from advprune.data.contents import content_of
-from advprune.data.decode import (
-    Form,
-    Undecodable,
-    as_array,
-    opened,
-    pillow_warnings,
-    ready,
-    spared,
-    too_many,
-)
+from advprune.data.decode import Form, as_array, opened, ready
 from advprune.data.source import Reading, Recorded
-
-_CHUNK = 64
+from advprune.data.sparing import each
 
 
 def record(root: Path, paths: Sequence[Path], form: Form, reading: Reading) -> Recorded:
@@ -43,34 +33,19 @@ def record(root: Path, paths: Sequence[Path], form: Form, reading: Reading) -> R
         BadData: as `decode.fetch`; or a file lies outside of the folder.
         NotFound, StorageFailed: as `content_of`.
     """
-    real, most = root.resolve(), spared(len(paths), reading)
+    real = root.resolve()
     names = [os.fsencode(path.relative_to(root)) for path in paths]
     digests = np.zeros((len(paths), 32), dtype=np.uint8)
+    counts, counting = np.zeros((form.shape[0], 256), dtype=np.int64), threading.Lock()
 
-    def look(start: int) -> tuple[np.ndarray, dict[int, str]]:
-        counts = np.zeros((form.shape[0], 256), dtype=np.int64)
-        bad: dict[int, str] = {}
-        for row, name in enumerate(names[start : start + _CHUNK], start):
-            content = content_of(real, name)
-            digests[row] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
-            try:
-                with opened(paths[row], content) as image:
-                    pixels = as_array(ready(image, paths[row], reading), paths[row], form)
-            except Undecodable as error:
-                if not most:
-                    raise
-                bad[row] = str(error)
-                continue
-            for channel, values in enumerate(pixels):
-                counts[channel] += np.bincount(values.ravel(), minlength=256)
-        return counts, bad
+    def look(row: int) -> None:
+        content = content_of(real, names[row])
+        digests[row] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
+        with opened(path := paths[row], content) as image:
+            pixels = as_array(ready(image, path, reading), path, form)
+        seen = np.stack([np.bincount(values.ravel(), minlength=256) for values in pixels])
+        with counting:
+            np.add(counts, seen, out=counts)
 
-    total = np.zeros((form.shape[0], 256), dtype=np.int64)
-    bad: dict[int, str] = {}
-    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for counts, found in pool.map(look, range(0, len(paths), _CHUNK)):
-            total += counts
-            bad |= found
-            if len(bad) > most:
-                raise too_many(bad, most, len(paths))
-    return Recorded(real, names, torch.from_numpy(digests), torch.from_numpy(total), reading, bad)
+    bad = each(len(paths), reading, look)
+    return Recorded(real, names, torch.from_numpy(digests), torch.from_numpy(counts), reading, bad)

@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from advprune.data.contents import AGAIN, content_of
-from advprune.data.decode import Form, as_array, check_memory, opened, pillow_warnings, plain, ready
+from advprune.data.decode import Form, as_array, check_memory, opened, plain, ready
 from advprune.data.imageset import Split
 from advprune.data.loading import ahead
 from advprune.data.source import Reading, Recorded
+from advprune.data.sparing import pillow_warnings
 from advprune.errors import BadData
 from advprune.repro import ImageRandom
 

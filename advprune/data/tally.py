@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advprune.data.decode import Form, Undecodable, mismatch
+from advprune.data.decode import Form, mismatch
 from advprune.data.looking import KEY_BYTES, Look
+from advprune.data.sparing import Undecodable
 from advprune.errors import BadData
 
 _NAMED = 5  # bad files of a kind that are told by name

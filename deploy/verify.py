@@ -96,33 +96,17 @@ def verify(
             has no gradient.
     """
     settings = settings or Settings()
-    return judge(_targets(twins, engines, test, threat, settings), data, settings, keeping)
+    return judge(accused(twins, engines, test, threat, settings), data, settings, keeping)
 
 
-def contribute(
-    twins: Mapping[str, nn.Module],
-    engines: Mapping[str, Engine],
-    test: Split,
-    threat: Threat,
-    settings: Settings,
-    keeping: Keeping,
-) -> None:
-    """As another rank than the one that calls `verify`: attack this rank's share of the images.
-
-    Raises:
-        Refused, InvalidEvaluation: as `verify`.
-    """
-    targets = _targets(twins, engines, test, threat, settings)
-    find_all(targets, plan(targets, settings, _slack(targets)), settings, keeping)
-
-
-def _targets(
+def accused(
     twins: Mapping[str, nn.Module],
     engines: Mapping[str, Engine],
     test: Split,
     threat: Threat,
     settings: Settings,
 ) -> Targets:
+    """The engines on trial and what is known of them, on the first images. Raises as `verify`."""
     if not twins or not engines or set(twins) & set(engines):
         raise Refused(
             "verify: needs twins and engines of other names, "
@@ -135,6 +119,15 @@ def _targets(
         )
     split = test.first(settings.images)
     return Targets(twins, engines, split, threat, settings.batch_size)
+
+
+def contribute(targets: Targets, settings: Settings, keeping: Keeping) -> None:
+    """As another rank than the one that judges: attack this rank's share of the images.
+
+    Raises:
+        Refused, InvalidEvaluation: as `verify`.
+    """
+    find_all(targets, plan(targets, settings, _slack(targets)), settings, keeping)
 
 
 def _slack(targets: Targets) -> float:

@@ -16,6 +16,7 @@ from advprune import ranks
 from advprune.types import Threat
 from deploy.suites import Settings
 from deploy.verify import Verification, contribute, verify
+from deploy.verify import accused as on_trial
 from pipeline.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
@@ -47,7 +48,7 @@ def take_part(folder: Path) -> None:
         checkpoints = Checkpoints(kept, lambda _: None)
         given = (*accused(), SPLIT, THREAT)
         if ranks.number():
-            contribute(*given, settings, checkpoints.kept)
+            contribute(on_trial(*given, settings), settings, checkpoints.kept)
         else:
             found = verify(*given, "d", settings, checkpoints.kept)
             (folder / f"{settings.batch_size}.json").write_text(json.dumps(plain(found)))

@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from advprune import ranks
-from advprune.data import Split, as_float
+from advprune.data import as_float
 from advprune.files import write as write_bytes
 from advprune.spans import span
 from advprune.twin import differentiable
-from advprune.types import Threat
 from deploy.bench import interleaved, sizes
 from deploy.recording import save
-from deploy.replay import is_quantised, twin_name
+from deploy.replay import Targets, is_quantised, twin_name
 from deploy.runtime import load
 from deploy.suites import Settings
 from deploy.verdicts import Verdicts, verdict_file, write
-from deploy.verify import Verification, contribute, verify
+from deploy.verify import Verification, accused, contribute, judge
 from export.to_onnx import to_onnx
 from pipeline.devices import resolve_device
 from pipeline.files import write_json
@@ -53,7 +51,8 @@ GALLERY = "gallery.npz"
 def stage(recipe: Recipe) -> Stage:
     def run(context: Context) -> Metrics:
         if ranks.number():
-            contribute(*_accused(context, settings), settings, context.observer.kept)
+            targets, _ = _accused(context, settings)
+            contribute(targets, settings, context.observer.kept)
             return {}  # what follows is for one alone
         verification = attack(context, settings)
         speed = time_engines(context)
@@ -84,14 +83,12 @@ def stage(recipe: Recipe) -> Stage:
 
 def attack(context: Context, settings: Settings) -> Verification:
     """Attack every engine of the run, each file checked against its digest first."""
-    digest = images_of(context).digest
-    return verify(*_accused(context, settings), digest, settings, context.observer.kept)
+    targets, digest = _accused(context, settings)
+    return judge(targets, digest, settings, context.observer.kept)
 
 
-def _accused(
-    context: Context, settings: Settings
-) -> tuple[dict[str, nn.Module], dict[str, Any], Split, Threat]:
-    """Twins, engines, images and threat of a verification."""
+def _accused(context: Context, settings: Settings) -> tuple[Targets, str]:
+    """What is on trial, and the digest of the images that it is shown some of."""
     images, folder = images_of(context), context["export"].check()
     device = resolve_device(context.recipe.device)
     twins = {source: network_of(context, stage) for source, stage in TWINS.items()}
@@ -100,7 +97,8 @@ def _accused(
         if is_quantised(engines[name]):
             twins[twin_name(name)] = differentiable(file.read_bytes(), file.name).to(device)
     split = images.splits[context.recipe.verify.split].first(settings.images)
-    return twins, engines, split, context.recipe.threat()
+    targets = accused(twins, engines, split, context.recipe.threat(), settings)
+    return targets, images.digest
 
 
 def record(

@@ -45,6 +45,11 @@ def local_count() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def cores() -> int:
+    """How many of this machine's are for this rank."""
+    return max(1, (os.cpu_count() or 1) // local_count())
+
+
 def total(tensor: Tensor) -> Tensor:
     """The sum over all ranks, the same bits on each; the tensor itself where there is one.
 
@@ -62,6 +67,20 @@ def total(tensor: Tensor) -> Tensor:
 def any_of(flag: bool) -> bool:
     """Whether it is true on some rank."""
     return flag if count() == 1 else bool(total(torch.tensor(int(flag))))
+
+
+def from_first(data: bytes) -> bytes:
+    """What the first rank gave, on all; what the others give is not looked at."""
+    if count() == 1:
+        return data
+    mine = bytearray(data if number() == 0 else b"")
+    size = int(total(torch.tensor(len(mine))))
+    if not size:
+        return b""
+    there = torch.frombuffer(mine or bytearray(size), dtype=torch.uint8)
+    with _together():
+        dist.broadcast(there, 0)
+    return there.numpy().tobytes()
 
 
 def exchange(data: bytes) -> list[bytes]:

@@ -60,12 +60,12 @@ def joined(device: str) -> Iterator[None]:
 
 def say(word: Mapping[str, Any]) -> None:
     """As the first rank, tell all others; where there are none, nobody."""
-    ranks.exchange(json.dumps(word).encode())
+    ranks.from_first(json.dumps(word).encode())
 
 
 def hear() -> dict[str, Any]:
     """As another rank, wait for what the first has to say. Raises RankLost when it has ended."""
-    return json.loads(ranks.exchange(b"")[0])
+    return json.loads(ranks.from_first(b""))
 
 
 def led(observer: Observer, stage: str, folder: Path) -> Observer:
@@ -105,7 +105,8 @@ class Together:
         """What the first rank has; the others have nothing."""
         step, tensors, history = self._own.restore() or (-1, {}, [])
         about = json.dumps({"step": step, "history": history}).encode()
-        said, saved = ranks.exchange(about)[0], ranks.exchange(safetensors.torch.save(tensors))[0]
+        said = ranks.from_first(about)
+        saved = ranks.from_first(safetensors.torch.save(tensors))
         first = json.loads(said)
         if first["step"] < 0:
             return None

@@ -1,6 +1,5 @@
 """Independent pieces of an evaluation, on all cores."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +19,7 @@ def each(run: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     Threads do: torch and the engines let others work while they compute. `run` must not touch what
     another item's does, and a network counts as touched, because attacks change its mode.
     """
-    cores = (os.cpu_count() or 1) // ranks.local_count()
-    workers = max(min(len(items), cores), 1)
+    workers = max(min(len(items), ranks.cores()), 1)
     with ThreadPoolExecutor(workers) as pool, _threads_for(workers):
         return list(pool.map(run, items))
 

@@ -1,6 +1,5 @@
 """Which device a run computes on, with how many threads, and what of that its results keep."""
 
-import os
 from importlib.metadata import version
 from typing import Literal
 
@@ -63,8 +62,8 @@ def fix_arithmetic(threads: int | None) -> None:
     GPU, convolutions would by default cut float32 to TF32, which has three decimal digits, and
     choose algorithms that add in any order.
     """
-    if threads is None and (local := ranks.local_count()) > 1:
-        threads = max(1, (os.cpu_count() or 1) // local)
+    if threads is None and ranks.local_count() > 1:
+        threads = ranks.cores()
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False

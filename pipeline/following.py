@@ -1,14 +1,13 @@
 """What all ranks but the first do: take part in the stages that are for all."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import Tensor
 
-from advprune.method import Progress
-from advprune.observer import Saved, Tensors
+from advprune.observer import Tensors
 from pipeline.checkpoints import Checkpoints
 from pipeline.devices import resolve_device
 from pipeline.joining import Together, hear
@@ -17,6 +16,7 @@ from pipeline.plan import plan
 from pipeline.recipe import Recipe
 from pipeline.stage import Artifact, Context, read_artifact
 from pipeline.stopping import Stopping, stopping
+from pipeline.watch import Silent
 
 
 def follow(recipe: Recipe) -> int:
@@ -42,7 +42,7 @@ def follow(recipe: Recipe) -> int:
         return int(hear()["exit_code"])
 
 
-class _Following:
+class _Following(Silent):
     """An observer that shows and saves nothing, but what attacks found on its images.
 
     Args:
@@ -56,20 +56,11 @@ class _Following:
     def stepping(self) -> AbstractContextManager[None]:
         return self._stop.stepping()
 
-    def step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        return None
-
     def due(self, step: int) -> bool:
         return self._stop.asked
 
     def save(self, step: int, tensors: dict[str, Tensor], history: list[dict]) -> None:
         self._stop.obey()
-
-    def restore(self) -> Saved | None:
-        return None
-
-    def epoch(self, history: list[dict]) -> None:
-        return None
 
     def kept(self, name: str, make: Callable[[], Tensors]) -> Tensors:
         return self._checkpoints.kept(name, make)

@@ -3,15 +3,18 @@
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from advprune.errors import Refused, Unavailable
 from advprune.ranks import RankLost
 from pipeline.devices import resolve_device
 from pipeline.stopping import LAST, Terminated
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _AGAIN = "the same command goes on from the last checkpoint"
 
@@ -45,6 +48,7 @@ def launch(nproc: int) -> int:
         Terminated, KeyboardInterrupt: this process was asked to end, and so were they.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What ends, and why, is said by the ranks and below.
@@ -76,7 +80,7 @@ def launch(nproc: int) -> int:
     return 0
 
 
-def _guilt(failure: ProcessFailure) -> tuple[int, int]:
+def _guilt(failure: "ProcessFailure") -> tuple[int, int]:
     """In which order failures are to blame for those of the others, and when they were."""
     code = failure.exitcode
     # What is killed takes the others along, which lose it or are asked to end, and may be seen

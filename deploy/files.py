@@ -7,7 +7,6 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from deploy.errors import DeployError
 
@@ -104,15 +103,3 @@ def label_lines(labels: Sequence[str]) -> bytes:
     if not labels or not all(label and label.isprintable() for label in labels):
         raise DeployError("labels: each must be one line of text; rename the classes", 65)
     return "".join(f"{label}\n" for label in labels).encode()
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: an object in which no key comes twice.
-
-    Raises:
-        ValueError: a key comes twice.
-    """
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key comes twice")
-    return content

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.files import unique_keys
+from deploy import strict_json
 
 _END = b"\n}\n"
 _KEY = b'"sha256_of_the_above"'
@@ -37,9 +37,9 @@ def unseal(data: bytes) -> dict[str, Any]:
     """What was sealed.
 
     Raises:
-        ValueError: it was changed since, was never sealed, or is not one table of unique keys.
+        ValueError: it was changed since, was never sealed, or is no strict JSON.
     """
     above, _, rest = data.rpartition(_LAST)
     if rest != hashlib.sha256(above).hexdigest().encode() + b'"' + _END:
         raise ValueError("it does not end in its own digest: cut short or changed since")
-    return json.loads(above + _END, object_pairs_hook=unique_keys)
+    return strict_json.loads(above + _END)

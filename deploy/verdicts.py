@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import shape
+from deploy import shape, strict_json
 from deploy.errors import DeployError
-from deploy.files import unique_keys, write_atomic
+from deploy.files import write_atomic
 from deploy.packing import pack, unpack
 from deploy.sealed import is_sealed, seal, unseal
 
@@ -149,7 +149,7 @@ def read(path: Path) -> Verdicts:
 
 def _demand_present(content: bytes, path: Path) -> None:
     """Raises Outdated where a file is of a schema that had no digest in it, or ValueError."""
-    parsed = json.loads(content, object_pairs_hook=unique_keys)
+    parsed = strict_json.loads(content)
     if isinstance(parsed, dict) and (schema := str(parsed.get("schema"))) in _OLDER:
         raise Outdated(
             f"{path}: schema {schema} is not read any more, only {SCHEMA}; run verify again, or "
@@ -163,7 +163,7 @@ def _refused(where: str) -> Iterator[None]:
     """Tell what is off in a file, or in what is to become one, as a refusal."""
     try:
         yield
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DeployError(f"{where}: {error}; run verify again", 65) from error
 
 

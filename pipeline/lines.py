@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advprune.files import append, write
+from deploy import strict_json
 from pipeline.files import make_folder
 
 METRICS = "metrics.jsonl"
@@ -26,7 +27,7 @@ def from_lines(content: bytes) -> list[dict[str, Any]]:
     rows = []
     for text in content.decode(errors="replace").splitlines():
         try:
-            row = json.loads(text)
+            row = strict_json.loads(text)
         except ValueError:
             continue
         if isinstance(row, dict):

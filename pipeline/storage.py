@@ -149,7 +149,7 @@ class Storage:
         content = self._small(path)
         try:
             return None if content is None else unseal(content)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BadData(f"{self._shown}/{path}: {error}; remove it and run again") from error
 
     def _has(self, path: str) -> bool:

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deploy import strict_json
 from deploy.errors import DeployError
-from deploy.files import sha256, unique_keys
+from deploy.files import sha256
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
@@ -113,7 +114,7 @@ def parse(manifest: bytes, where: str) -> dict[str, Any]:
         DeployError: 65, it is not a manifest of this schema.
     """
     try:
-        content = json.loads(manifest, object_pairs_hook=unique_keys)
+        content = strict_json.loads(manifest)
         _check_content(content)
         content["files"] = {name: _entry(entry) for name, entry in content["files"].items()}
         check_names(content["files"])
@@ -122,7 +123,7 @@ def parse(manifest: bytes, where: str) -> dict[str, Any]:
                 raise ValueError(f"{file!r} is not among its files")
         if content.get("replay") not in {None, *content["files"]}:
             raise ValueError("its replay is not among its files")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DeployError(
             f"{where}: not a manifest of schema {SCHEMA} ({error}); fetch or build it again", 65
         ) from error

@@ -17,7 +17,7 @@ SCHEMA = 2
 REBUILD = "rebuild it here: advprune export RUN --target tensorrt"
 TYPES = ("float32", "float16", "uint8")
 _AMPERE = (8, 0)
-_MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
+_MALFORMED = (ValueError, LookupError, TypeError)
 _Kind = TypeVar("_Kind")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from advprune.errors import NotFound, Refused
 from advprune.files import write
 from advprune.method import get
+from deploy import strict_json
 from deploy.board import parts, render_board, show
 from deploy.board_rows import add_benchmark, measured, published
 from deploy.errors import DeployError
@@ -118,8 +119,8 @@ def _add_benchmark(run: Path, row: dict[str, Any]) -> None:
     with path.open("rb") as file:
         content = file.read(_LARGEST)
     try:
-        result = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        result = strict_json.loads(content)
+    except ValueError as error:
         raise DeployError(f"not a JSON document ({error})", 65) from error
     shipped = read(open_run(run)["verify"].file(verdict_file(GATED)))
     add_benchmark(row, result, shipped.artefact["sha256"])

@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torchattacks
-from grid import write_section
 from pyautoattack import AutoAttack
 from pyautoattack.autoattack import AttackName
+from sections import write_section
 from torch import Tensor, nn
 
 from advprune.attacks.apgd import apgd

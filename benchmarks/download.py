@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from grid import write_section
+from sections import write_section
 from torch import nn
 
 from advprune.allocate import allocate

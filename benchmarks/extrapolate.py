@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from grid import write_section
+from sections import write_section
 from torch import nn
 
 from deploy.words import duration, size

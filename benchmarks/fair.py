@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fair_table import render
-from grid import Job, Result, outcome_of, run, write_section
+from grid import Job, Result, outcome_of, run
+from sections import write_section
 
 CELLS = Path(__file__).with_name("fair-digits.jsonl")
 SPARSITIES = {"US": (0.9, 0.95, 0.99), "S": (0.5, 0.75, 0.9)}

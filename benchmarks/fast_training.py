@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from grid import write_section
+from sections import write_section
 from torch import Tensor, nn
 
 from advprune.attacks.losses import cross_entropy, margin

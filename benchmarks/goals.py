@@ -19,10 +19,11 @@ import preset
 import saliency
 import training
 from goal_table import Goal, from_markdown, show, to_markdown
-from grid import read_section, write_section
 from rich.console import Console
+from sections import read_section, write_section
 from side_by_side import Spread, Times, ratios, spread
 
+from advprune.peak import measure
 from deploy.suites import Settings
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -43,7 +44,8 @@ def step(loop: str, precision: str, device: str = "cpu") -> Spread:
 
 
 def share(loop: str, precision: str, device: str) -> Spread:
-    found = training.shares(training.on(device, loop), steps(loop, device))
+    peak = measure(device)
+    found = training.shares(training.on(device, loop), steps(loop, device), peak)
     return spread([100 * one for one in found[f"ours, {precision}"]])
 
 

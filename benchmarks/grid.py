@@ -22,8 +22,6 @@ from rich.console import Console
 if TYPE_CHECKING:
     from pipeline.run import Outcome
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -169,30 +167,3 @@ def _cell(results: Sequence[Result]) -> str:
     doubted = sum(result.status not in ("PASS", "FAIL") for result in done)
     marks = "†" * doubted + "".join(" (a seed refused)" for _ in results[len(done) :])
     return f"{clean:.1f} / **{statistics.mean(worst):.1f}**{spread}{marks}"
-
-
-def write_section(name: str, text: str, document: Path | None = None) -> None:
-    """Put `text` between the marks of a section of a document, by default of the results."""
-    document = document or RESULTS
-    before, _, after = _parts(name, document)
-    start, end = _marks(name)
-    document.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}")
-
-
-def read_section(name: str, document: Path | None = None) -> str:
-    """What is between the marks of a section of a document, by default of the results."""
-    return _parts(name, document or RESULTS)[1].strip()
-
-
-def _marks(name: str) -> tuple[str, str]:
-    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-
-
-def _parts(name: str, document: Path) -> tuple[str, str, str]:
-    """A document before, inside and after a section, which it must have."""
-    start, end = _marks(name)
-    before, _, rest = document.read_text().partition(start)
-    inside, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{document}: has no section {name!r}; add the lines {start} and {end}")
-    return before, inside, after

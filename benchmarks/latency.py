@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from grid import write_section
+from sections import write_section
 
 from advprune.channels import remove
 from advprune.coupling import couple

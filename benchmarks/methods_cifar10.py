@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grid import Job, budget, run, table, write_section
+from grid import Job, budget, run, table
+from sections import write_section
 
 METHODS = ("harp", "hydra", "radmm", "mad", "gap", "magnitude", "random")
 SPARSITIES = (0.9, 0.95)

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grid import Job, budget, run, table, write_section
+from grid import Job, budget, run, table
+from sections import write_section
 
 from advprune.method import get, names
 

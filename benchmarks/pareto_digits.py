@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grid import Job, Result, run, write_section
+from grid import Job, Result, run
 from methods_digits import SEEDS, SHARED, spent
+from sections import write_section
 
 from deploy.bench import Latency, interleaved
 from deploy.runtime import load

@@ -10,10 +10,7 @@ How much that is of a step: the step that an estimate tries beside those of `fit
 seconds of the processor, which other work does not lengthen; and by the clock, which it does.
 """
 
-import argparse
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import torch
-from grid import write_section
 from preset import COMMAND, QUICK, stages
 from rank_group import Ranks, started
+from sections import load, write_tables
 from side_by_side import conditions, spread
 from training import Watch
 
@@ -36,7 +32,7 @@ from pipeline.capacity import Link, estimate, total
 from pipeline.probe import PROBED, Probe, trainings, works
 from pipeline.recipe import Recipe
 from pipeline.resolve import resolve
-from pipeline.stages.data import load_images
+from pipeline.stages.data import load_images, sample_images
 
 PAGE = Path(__file__).parents[1] / "docs" / "capacity.md"
 COMMON = {
@@ -77,7 +73,8 @@ def link_between(ranks: Ranks) -> Link:
 
 def planned(recipe: Recipe, count: int, link: Link) -> float:
     """Seconds of all stages that train, by steps that are tried now."""
-    stages = [estimate(work, count, link) for work in works(recipe, load_images(recipe))]
+    images, sizes = sample_images(recipe, PROBED)
+    stages = [estimate(work, count, link) for work in works(recipe, images, sizes["train"])]
     return total(stages, count).seconds
 
 
@@ -134,12 +131,8 @@ def step_table(rounds: int, quick: bool) -> str:
             f"| {name} | {1e3 * mine:.1f} | {mine / first:.2f} | {1e3 * median(wall):.1f} "
             f"| {1e3 * min(wall):.1f} |"
         )
-    return "\n".join(lines) + f"\n\n{len(found['tried'][0])} steps each, medians; {_where(rounds)}"
-
-
-def _where(rounds: int) -> str:
-    load = f"{os.cpu_count()} cores, a load of {os.getloadavg()[0]:.1f} at the end"
-    return f"{conditions(rounds)}, {load}"
+    steps = len(found["tried"][0])
+    return "\n".join(lines) + f"\n\n{steps} steps each, medians; {conditions(rounds)}, {load()}"
 
 
 def runs_table(rounds: int, quick: bool) -> str:
@@ -176,23 +169,12 @@ def runs_table(rounds: int, quick: bool) -> str:
     return "\n".join(lines) + (
         f"\n\nThe link: {delay.median:.0f} microseconds a message "
         f"({delay.low:.0f}-{delay.high:.0f}), {rate.median:.2f} GB/s "
-        f"({rate.low:.2f}-{rate.high:.2f}). {_where(rounds)}"
+        f"({rate.low:.2f}-{rate.high:.2f}). {conditions(rounds)}, {load()}"
     )
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="step or runs; else both")
-    parser.add_argument("--quick", action="store_true", help="hardly any work: only to try it out")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(words)
-    torch.set_num_threads(1)
-    tables = {"step": step_table, "runs": runs_table}
-    for name in options.what or tables:
-        text = tables[name](options.rounds, options.quick)
-        sys.stdout.write(f"{text}\n\n")
-        if not options.quick:
-            write_section(f"planned-{name}", text, PAGE)
+    write_tables("planned", {"step": step_table, "runs": runs_table}, PAGE, 3, words)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from grid import Job, Result, run, write_section
+from grid import Job, Result, run
+from sections import write_section
 
 from advprune.attacks.pgd_worst import pgd_worst
 from advprune.data import as_float

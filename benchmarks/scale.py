@@ -10,11 +10,8 @@ The sweep is `advprune sweep` over three methods and four sparsities, one cell a
 say how long each stage took; runs that share nothing would make every stage of every cell.
 """
 
-import argparse
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,10 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from grid import write_section
 from preset import COMMAND, QUICK
 from rank_group import Ranks, Step, started, step
+from sections import load, write_tables
 from side_by_side import Contestant, conditions, race, spread
 from training import RESNET18, TINY, Setting, tiny
 
@@ -131,11 +127,7 @@ def steps_table(rounds: int, quick: bool) -> str:
         for name, setting in NETS.items():
             chosen = tiny(setting) if quick else setting
             head += lines_of(name, rounds_of(chosen, ranks, rounds))
-    return "\n".join(head) + f"\n\n{conditions(rounds)}, {_machine()}"
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores, a load of {os.getloadavg()[0]:.1f} at the end"
+    return "\n".join(head) + f"\n\n{conditions(rounds)}, {load()}"
 
 
 # The sweep --------------------------------------------------------------------------------------
@@ -173,7 +165,7 @@ def stages_of(runs: Path) -> dict[str, Made]:
     return found
 
 
-def sweep_table(quick: bool) -> str:
+def sweep_table(_rounds: int, quick: bool) -> str:
     grid = {key: value.partition(",")[0] if quick else value for key, value in GRID.items()}
     words = [word for key, value in grid.items() for word in ("--grid", f"{key}={value}")]
     words += [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
@@ -202,7 +194,7 @@ def sweep_lines(found: dict[str, Made], took: float) -> str:
         f"\n\nShared: {total.times} of {total.unshared_times} stages were made, in "
         f"{100 * total.seconds / total.unshared_seconds:.0f} % of their seconds. The whole sweep "
         f"took {took:.0f} s, of which {took - total.seconds:.0f} s are of processes that begin, "
-        f"read, wait and end. {_machine()}."
+        f"read, wait and end. {load()}."
     )
 
 
@@ -216,21 +208,7 @@ def _all(each: Sequence[Made]) -> Made:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="steps or sweep; else both")
-    parser.add_argument("--quick", action="store_true", help="hardly any work: only to try it out")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args(words)
-    torch.set_num_threads(1)
-    tables = {
-        "steps": lambda: steps_table(options.rounds, options.quick),
-        "sweep": lambda: sweep_table(options.quick),
-    }
-    for name in options.what or tables:
-        text = tables[name]()
-        sys.stdout.write(f"{text}\n\n")
-        if not options.quick:
-            write_section(f"scale-{name}", text, PAGE)
+    write_tables("scale", {"steps": steps_table, "sweep": sweep_table}, PAGE, 7, words)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from advprune.method import Progress, Task
 from advprune.methods.harp import Harp
 from advprune.models import Architecture, build, prunable
 from advprune.objectives import Objective
-from advprune.peak import measure
+from advprune.peak import Peak, measure
 from advprune.precision import Precision
 from advprune.train import Schedule, fit
 from advprune.types import Threat
@@ -149,11 +149,10 @@ def flops(setting: Setting) -> float:
         return ours(setting, lambda: sum(counter.by_type.values()))()
 
 
-def shares(setting: Setting, times: Times) -> dict[str, list[float]]:
+def shares(setting: Setting, times: Times, peak: Peak) -> dict[str, list[float]]:
     """Of ours: achieved FLOP/s over the rate of a bf16 matrix product on the device, by round."""
-    peak = measure(setting.device).bf16
     work = {f"ours, {p}": flops(replace(setting, precision=p)) for p in PRECISIONS}
-    return {name: [one / s / peak for s in times[name]] for name, one in work.items()}
+    return {name: [one / s / peak.bf16 for s in times[name]] for name, one in work.items()}
 
 
 LOOPS: dict[str, dict[str, Any]] = {
@@ -175,13 +174,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(words)
+    peak = measure(options.device)
     for name in LOOPS:
         setting = on(options.device, name)
         if options.quick:
             setting = tiny(setting)
         times = compare(setting, options.rounds)
         text = f"{name} step, batch {setting.batch}\n\n{table(times, setting.batch)}\n"
-        for contestant, share in shares(setting, times).items():
+        for contestant, share in shares(setting, times, peak).items():
             part = 100 * spread(share).median
             text += f"\n{contestant}: {part:.1f} % of the FLOP/s of a bf16 matrix product"
         sys.stdout.write(f"{text}\n\n")

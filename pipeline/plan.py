@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from advprune import ranks
-from advprune.data import ImageSet
 from deploy.gate_outlook import Outlook, outlook
 from deploy.verdicts import canonical
 from pipeline.devices import fix_arithmetic, platform
@@ -87,9 +86,8 @@ def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
                 known[stage.name] = found
     costs: Mapping[str, float] = {}
     if any(stage.name not in known for stage in stages if stage.name in _TRAINING):
-        images = data.load_images(recipe)
-        costs = _training_seconds(recipe, images)
-        count = len(images.splits[recipe.verify.split])
+        costs, sizes = _training_seconds(recipe)
+        count = sizes[recipe.verify.split]
     else:
         count = int(known["data"].metrics[recipe.verify.split])
     judged = min(count, recipe.verify.settings(recipe.seed).images)
@@ -102,16 +100,20 @@ def forecast(recipe: Recipe, store: Store) -> list[Forecast]:
 _TRAINING = ("standard", "adversarial", "prune", "finetune", "quantize")
 
 
-def _training_seconds(recipe: Recipe, images: ImageSet) -> dict[str, float]:
-    """Seconds of each training stage: one measured step of its objective, times its steps."""
-    from pipeline.probe import Probe, trainings
+def _training_seconds(recipe: Recipe) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds of each training stage, and how many images there are of each split.
 
+    A stage takes one measured step of its objective, times its steps.
+    """
+    from pipeline.probe import PROBED, Probe, trainings
+
+    images, sizes = data.sample_images(recipe, PROBED)
     probe = Probe(recipe, images)
     # Extra images join every batch one for one.
-    an_epoch = len(images.train) * (1 if images.extra is None else 2)
+    an_epoch = sizes["train"] * (1 if images.extra is None else 2)
     # A survey costs what it costs: how much, its file alone knows.
     found = {} if recipe.pruning_method().surveys else {"prune": 0.0}
     for name, (training, objective) in trainings(recipe).items():
         steps = training.epochs * an_epoch / probe.size * objective.times
         found[name] = steps * probe.seconds(objective)
-    return found
+    return found, sizes

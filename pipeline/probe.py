@@ -119,18 +119,19 @@ class Probe:
         )
 
 
-def works(recipe: Recipe, images: ImageSet, count: int | None = None) -> Iterator[Work]:
+def works(recipe: Recipe, images: ImageSet, count: int) -> Iterator[Work]:
     """The stages that train, each with a step that was tried here.
 
     Args:
-        count: images to train on, in place of those that there are.
+        images: a sample will do, see `sample_images`.
+        count: images to train on.
     """
     probe = Probe(recipe, images)
     for name, (training, objective) in trainings(recipe).items():
         yield Work(
             name,
             training.epochs,
-            count or len(images.train),
+            count,
             training.batch_size,
             probe.cost(objective),
             probe.traffic(objective, training),

@@ -149,7 +149,7 @@ def test_quoted_figures_are_those_of_the_documentation(
         "<!-- t: end -->\n"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["grid"], "RESULTS", results)
+        patch.setattr(sys.modules["sections"], "RESULTS", results)
         assert bench.quoted("t", "x", 2) == (23.8, 23.4, 23.4, 24.1, 24.1)
         assert bench.quoted("t", "y", 2) == (199.0,) * 5
     quoted = {name: goal.measure() for name, goal in bench.GOALS.items() if goal.source}

@@ -85,7 +85,7 @@ def test_the_network_of_the_extrapolation_is_resnet_50() -> None:
 
 def test_the_page_has_what_is_computed() -> None:
     extrapolate = script("extrapolate")
-    written = script("grid").read_section("extrapolated", extrapolate.PAGE)
+    written = script("sections").read_section("extrapolated", extrapolate.PAGE)
     assert written == extrapolate.table().strip()
 
 

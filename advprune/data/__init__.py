@@ -2,7 +2,7 @@
 
 from advprune.data.augmentation import augment
 from advprune.data.imageset import ImageSet, Loaded, Split, as_float
-from advprune.data.registry import fingerprint, load, names, root_of
+from advprune.data.registry import fingerprint, load, names, root_of, sizes
 from advprune.data.source import Reading
 from advprune.data.storage import class_names, read, save
 from advprune.data.stream import Files, Stream
@@ -23,4 +23,5 @@ __all__ = [
     "read",
     "root_of",
     "save",
+    "sizes",
 ]

@@ -36,6 +36,7 @@ def load(
     reading: Reading = AS_IT_IS,
     extra: Path | None = None,
     stream: bool = False,
+    most: int | None = None,
 ) -> Loaded:
     """Load a data set and split it, see `splits.split`; the same call gives the same digest.
 
@@ -48,6 +49,7 @@ def load(
         reading: of image files; for folders and imagenet.
         extra: a folder PATH/<class>/* of more images to train on, see `read_extra`.
         stream: leave the images to train on in their files, see `Stream`.
+        most: of every split only so many first images, a fair sample; no others of it are read.
 
     Raises:
         Refused: an unknown name, a number out of range, more images than fit into memory, a stream
@@ -57,7 +59,8 @@ def load(
     """
     source = open_source(spec, data_dir, reading)
     record = _recording(source, extra) if stream else None
-    chosen = split(source, split_seed, limit_train, limit_test)
+    parted = split(source, split_seed, limit_train, limit_test)
+    chosen = {name: positions[:most] for name, positions in parted.items()}
     trained = chosen.pop("train") if record else None
 
     # One tensor for all splits, which are views of it: large sets are held only once.
@@ -79,7 +82,7 @@ def load(
         skipped += found.bad.values()
     else:
         train = parts.pop("train")
-    if skipped:
+    if skipped and most is None:
         for name, part in {"train": train, **parts}.items():
             where = f"{source.name}: what can be read of the {name} split"
             check_classes(part.labels, source.classes, where, "replace the damaged images")
@@ -94,6 +97,24 @@ def load(
         digest=digest(source.classes, augment, {"train": train, **parts}),
         skipped=tuple(skipped),
     )
+
+
+def sizes(
+    spec: str,
+    *,
+    data_dir: Path,
+    split_seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    reading: Reading = AS_IT_IS,
+) -> dict[str, int]:
+    """How many images each split has, damaged ones among them; arguments and errors as of `load`.
+
+    Files are counted and not read, but for one.
+    """
+    source = open_source(spec, data_dir, reading)
+    chosen = split(source, split_seed, limit_train, limit_test)
+    return {name: len(positions) for name, positions in chosen.items()}
 
 
 def _recording(source: Source, extra: Path | None) -> Callable[[Tensor], Recorded]:

@@ -14,7 +14,7 @@ from typing import Any
 from row import OUT, read_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from grid import write_section
+from sections import write_section
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results-cifar10.md"
 OPEN = 1.0  # percentage points, from which a difference has to be explained

@@ -14,9 +14,9 @@ from deploy.words import duration, size
 from pipeline.capacity import ASSUMED, Estimate, Link, estimate, link_of, total
 from pipeline.devices import resolve_device
 from pipeline.plan import plan
-from pipeline.probe import works
+from pipeline.probe import PROBED, works
 from pipeline.recipe import Recipe
-from pipeline.stages.data import load_images
+from pipeline.stages.data import sample_images
 
 _COLUMNS = ("computing", "waiting", "together", "efficiency", "steps", "sent a step", "sent")
 
@@ -34,14 +34,15 @@ def plan_capacity(recipe: Recipe, values: dict[str, Any]) -> int:
             raise Refused(f"--{option} {number}: give 1 or more")
     link = link_of(values["link"] or ASSUMED)
     plan(recipe)  # what is wrong with it is said before anything is tried
-    images = load_images(recipe)
+    images, sizes = sample_images(recipe, PROBED)
+    count = count or sizes["train"]
     stages = [estimate(work, ranks, link) for work in works(recipe, images, count)]
     settings = recipe.verify.settings(recipe.seed)
-    judged = min(len(images.splits[recipe.verify.split]), settings.images)
+    judged = min(sizes[recipe.verify.split], settings.images)
     shares = min(ranks, math.ceil(judged / settings.batch_size))
     assumed = {
         "gpus": ranks,
-        "images": count or len(images.train),
+        "images": count,
         "link": asdict(link),
         "device": resolve_device(recipe.device),
         "threads": torch.get_num_threads(),

@@ -29,6 +29,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: None) ->
     for name in os.environ:
         if name.startswith("ADVPRUNE_") or name == "CI":
             monkeypatch.delenv(name)
+    # Two threads, as the default preset has, wait for each other by spinning where tests run beside
+    # each other, which makes twenty seconds of one.
+    monkeypatch.setenv("ADVPRUNE_THREADS", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 

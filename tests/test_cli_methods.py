@@ -122,13 +122,15 @@ def test_two_budgets_are_refused_before_anything_is_done(tmp_path: Path) -> None
 
 
 def test_a_plan_with_a_compression_says_so() -> None:
-    shown = advprune("plan", "--method", "magnitude", "--compression", "8")
+    words = ["--set", "attack_steps=1", "--set", "threads=1"]
+    shown = advprune("plan", "--method", "magnitude", "--compression", "8", *words)
     assert shown.code == 0
     assert shown.out.startswith("magnitude · compressed 8× · digits_resnet · digits")
 
 
 def test_a_survey_has_no_estimate_for_its_pass_and_a_stage_without_epochs_costs_nothing() -> None:
-    words = ["--set", "attack_steps=1", "--set", "adversarial.epochs=0", "--json"]
+    words = ["--set", "attack_steps=1", "--set", "threads=1", "--set", "adversarial.epochs=0"]
+    words.append("--json")
     entries = {entry["name"]: entry for entry in advprune("plan", "--method", "gap", *words).json}
     assert entries["prune"]["seconds"] is None
     assert entries["adversarial"]["seconds"] == 0

@@ -193,7 +193,7 @@ def words(root: Path) -> list[str]:
     return ["--data", f"folder:{root}", "--preset", "digits"]
 
 
-def test_a_pattern_is_refused_before_images_are_read(tmp_path: Path) -> None:
+def test_a_pattern_is_refused_before_images_are_read(tmp_path: Path, empty_folder: Path) -> None:
     says = ("--freeze 'linaer': matches no layer; nearest: linear, ",)
     refused("plan", "--freeze", "linaer", *words(tmp_path), code=2, says=says)
     says = ("--freeze *: freezes all ",)

@@ -64,7 +64,7 @@ class _Joined(torch.autograd.Function):
 
 
 def joined(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in their order; differentiable as `differentiable_total` is.
+    """The rows of all ranks, in their order, for a loss that is the sum of what all make of theirs.
 
     Args:
         rows: (N, ...), another N on each rank.

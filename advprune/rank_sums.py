@@ -19,24 +19,15 @@ from advprune.ranks import total
 
 def total_gradients(parameters: Iterable[Tensor]) -> None:
     """Sum the gradients of the parameters that have one, in place, in one message per type."""
-    if ranks.count() == 1:
-        return
-    with torch.no_grad():
-        for gradients in _by_type(p.grad for p in parameters if p.grad is not None):
-            sizes = [gradient.numel() for gradient in gradients]
-            parts = total(torch.cat([g.reshape(-1) for g in gradients]))
-            for gradient, part in zip(gradients, parts.split(sizes), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    _sum_up([p.grad for p in parameters if p.grad is not None])
 
 
 def average(tensors: Iterable[Tensor]) -> None:
-    """Put in every floating tensor the mean over all ranks."""
-    if ranks.count() == 1:
-        return
-    with torch.no_grad():
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                tensor.copy_(total(tensor) / ranks.count())
+    """Put in every floating tensor the mean over all ranks, in one message per type."""
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    _sum_up(floating)
+    for tensor in floating:
+        tensor.div_(ranks.count())
 
 
 def total_by_name(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -53,19 +44,16 @@ def total_by_name(tensors: dict[str, Tensor], device: torch.device) -> dict[str,
     }
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        return total(tensor)
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor) -> Tensor:
-        return total(gradients[0])
-
-
-def differentiable_total(tensor: Tensor) -> Tensor:
-    """`total` for a loss whose value is the sum of what all ranks make of theirs."""
-    return _Total.apply(tensor)  # pyright: ignore[reportReturnType]
+@torch.no_grad()
+def _sum_up(tensors: list[Tensor]) -> None:
+    """Put the sums over all ranks in place of what each has, in one message per type."""
+    if ranks.count() == 1:
+        return
+    for alike in _by_type(tensors):
+        sizes = [tensor.numel() for tensor in alike]
+        parts = total(torch.cat([tensor.reshape(-1) for tensor in alike]))
+        for tensor, part in zip(alike, parts.split(sizes), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def _by_type(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from advprune import ranks
-from advprune.rank_sums import average, differentiable_total
+from advprune.rank_sums import average
+from advprune.synced_norm import batch_norm
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
@@ -55,9 +56,13 @@ def as_whole(rows: Rows, synced: bool) -> Iterator[None]:
 
 def average_statistics(net: nn.Module) -> None:
     """Running statistics of the same bits on all ranks, after each has looked at its own rows."""
-    for module in net.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            average([module.running_mean, module.get_buffer("running_var")])
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    average(
+        norm.get_buffer(name)
+        for norm in norms
+        if norm.running_mean is not None
+        for name in ("running_mean", "running_var")
+    )
 
 
 def drawn(draw: Callable[[int], Tensor], images: int) -> Tensor:
@@ -90,7 +95,7 @@ class _Whole(TorchFunctionMode):
     ) -> Any:
         given = dict(kwargs or {})
         if func is F.batch_norm and self._synced and given.get("training"):
-            return _batch_norm(*args, **given)
+            return batch_norm(*args, **given)
         if func in _DROPOUTS and given.get("training"):
             return self._dropped(func, *args, **given)
         return func(*args, **given)
@@ -103,39 +108,3 @@ class _Whole(TorchFunctionMode):
             return func(ones.expand(images, *x.shape[1:]).contiguous(), **given)
 
         return x * _rows_of(draw, len(x), self._rows)
-
-
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`F.batch_norm` in training mode, with the statistics of the rows of all ranks.
-
-    torch's own `SyncBatchNorm` is for GPUs only.
-    """
-    assert training
-    precise = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    over = [axis for axis in range(x.dim()) if axis != 1]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    values = torch.full((1,), x.numel() / x.shape[1], dtype=precise.dtype, device=x.device)
-    sums = differentiable_total(torch.cat([precise.sum(over), values]))
-    count = sums[-1].detach()
-    mean = sums[:-1] / count
-    centred = precise - mean.view(shape)
-    variance = differentiable_total(centred.square().sum(over)) / count
-    with torch.no_grad():
-        if running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            unbiased = variance * (count / (count - 1.0))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    scale = torch.rsqrt(variance + eps)
-    if weight is not None:
-        scale = scale * weight
-    found = centred * scale.view(shape)
-    return (found if bias is None else found + bias.view(shape)).to(x.dtype)

@@ -89,14 +89,15 @@ def step_traffic(gradients: int, synced: Sequence[int], averaged: Sequence[int] 
 
     Args:
         gradients: how many numbers.
-        synced: channels of each batch norm, as often as it is asked in training mode: sums and
-            their count, then squares, each forward and backward.
-        averaged: channels of each batch norm that looks at a rank's own rows: its mean and variance
-            are averaged.
+        synced: channels of each batch norm, as often as it is asked in training mode: sums,
+            squares and a count in float64, then two sums on the way back.
+        averaged: channels of each batch norm that looks at a rank's own rows: all means and
+            variances are averaged at once.
     """
-    numbers = gradients + sum(2 * (2 * wide + 1) for wide in synced) + 2 * sum(averaged)
-    messages = bool(gradients) + 4 * len(synced) + 2 * len(averaged) + len(_SUMS)
-    return Traffic(messages, _NUMBER * numbers + sum(_SUMS))
+    numbers = gradients + 2 * sum(synced) + 2 * sum(averaged)
+    statistics = sum(2 * wide + 1 for wide in synced)
+    messages = bool(gradients) + 2 * len(synced) + bool(averaged) + len(_SUMS)
+    return Traffic(messages, _NUMBER * (numbers + 2 * statistics) + sum(_SUMS))
 
 
 @dataclass(frozen=True)

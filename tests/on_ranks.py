@@ -1,6 +1,5 @@
 """Work on several ranks of this machine, gloo between them; what they find out comes in files."""
 
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -18,17 +17,16 @@ def on_ranks(count: int, work: Work, folder: Path) -> None:
     Args:
         work: a function of a module, which each process imports anew.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(_rank, (count, port, work, folder), count)  # pyright: ignore[reportPrivateImportUsage]
+    folder.mkdir(parents=True, exist_ok=True)
+    multiprocessing.spawn(_rank, (count, work, folder), count)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _rank(rank: int, count: int, port: int, work: Work, folder: Path) -> None:
+def _rank(rank: int, count: int, work: Work, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        # Not a port that was free: by the time all are up, another test may have taken it.
+        init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=count,
         timeout=timedelta(minutes=2),

@@ -2,13 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from on_ranks import on_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -259,19 +257,3 @@ def test_a_rank_has_its_rows_of_every_batch(monkeypatch: pytest.MonkeyPatch) -> 
             pieces = list(part.pieces(2))
             assert torch.equal(torch.cat([p.images for p in pieces]), part.images)
             assert sum(p.share for p in pieces) == pytest.approx(part.share)
-
-
-def test_the_synced_statistics_are_those_of_torch() -> None:
-    """One rank and all rows: the very formula of `F.batch_norm`, gradients and all."""
-    from advprune.whole_batch import _batch_norm
-
-    x, weights = tensor(6, 3, 2, 2), tensor(6, 3, 2, 2, seed=1)
-    results = []
-    formulas: list[Callable[..., Tensor]] = [F.batch_norm, _batch_norm]
-    for norm in formulas:
-        given = [x.clone().requires_grad_(), torch.zeros(3).double(), torch.ones(3).double()]
-        out = norm(*given, tensor(3), tensor(3, seed=2), True, 0.3, 1e-3)
-        (out * weights).square().sum().backward()
-        results.append([out.detach(), given[0].grad, *given[1:]])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)

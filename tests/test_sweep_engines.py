@@ -135,6 +135,7 @@ def test_a_cluster_that_does_not_answer_is_refused_soon(
     words = ("sweep", "--grid", "sparsity=0.5,0.9", "--backend", "ray", "--runs", str(tmp_path))
     result = advprune(*words)
     assert result.code == 69 and "no cluster at RAY_ADDRESS=127.0.0.1:9" in result.err
+    assert list(tmp_path.rglob("*.toml")) == []  # nothing of a sweep that did not begin
     assert signal.getsignal(signal.SIGTERM) == handler
 
 

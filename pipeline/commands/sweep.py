@@ -113,17 +113,17 @@ def _carry_out(
     place = terms.folder
     sweep = Sweep(place)
     make_folder(place / RECIPES)
-    for cell in found:
-        sweep.rows[cell.run] = {
-            "title": cell.title,
-            "chosen": dict(cell.chosen),
-            "run": cell.run,
-            "recipe": f"{RECIPES}/{cell.run}.toml",
-            "state": "waiting",
-        }
-        write(terms.recipe(cell), cell.toml.encode())
     started = time.monotonic()
     with lock(place / f".{RECORD}.lock", str(place)), stopping(), engine:
+        for cell in found:
+            sweep.rows[cell.run] = {
+                "title": cell.title,
+                "chosen": dict(cell.chosen),
+                "run": cell.run,
+                "recipe": f"{RECIPES}/{cell.run}.toml",
+                "state": "waiting",
+            }
+            write(terms.recipe(cell), cell.toml.encode())
         sweep.write()
         ends = carry_out(found, engine.submit, retries)
         for count, (cell, ended, attempts) in enumerate(ends, start=1):

@@ -51,9 +51,11 @@ def sacct() -> None:
         sys.stdout.write(f"{path.name}|{state}|here\n")
 
 
-def scancel(job: str) -> None:
-    for process in [p for p in Path("/proc").glob("[0-9]*") if _is_of(job, p)]:
-        os.kill(int(process.name), signal.SIGTERM)
+def scancel(*jobs: str) -> None:
+    (HERE / "canceller").write_text(str(os.getsid(0)))
+    for process in Path("/proc").glob("[0-9]*"):
+        if any(_is_of(job, process) for job in jobs):
+            os.kill(int(process.name), signal.SIGTERM)
 
 
 def _is_of(job: str, process: Path) -> bool:

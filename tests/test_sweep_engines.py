@@ -226,6 +226,10 @@ def test_a_job_that_is_refused_is_told_in_slurms_words(cluster: Path, tmp_path: 
     with OnSlurm(terms(tmp_path, partition="gpu")) as engine:
         ended = engine.submit(cell).result(timeout=60)
     assert ended.may_pass and "invalid partition specified: gpu" in ended.error
+    assert "--gpus-per-cell" not in ended.error  # which was asked for
+    with OnSlurm(Terms(tmp_path / "sweep", (), nproc=2)) as engine:
+        ended = engine.submit(cell).result(timeout=60)
+    assert ended.error.endswith("2 GPUs were asked for, one for each rank; else --gpus-per-cell 0")
 
 
 def test_where_a_sweep_is_broken_off_its_jobs_are_asked_to_stop(
@@ -242,6 +246,8 @@ def test_where_a_sweep_is_broken_off_its_jobs_are_asked_to_stop(
         wait_for(up.exists)
         raise Terminated
     wait_for(saved.exists)
+    # `timeout` asks a whole group of processes to stop, of which this one is to do its work.
+    assert int((cluster / "canceller").read_text()) != os.getsid(0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Cells as jobs of a SLURM cluster, by submitit: a batch file and a pickled call each."""
 
 import shutil
+import subprocess
 import threading
 from concurrent.futures import Future
 from typing import Any, Self
@@ -58,21 +59,24 @@ class OnSlurm:
     def __exit__(self, *broken_off: object) -> None:
         self._over.set()
         self._thread.join()
-        if any(broken_off):
-            for job in self._jobs:
-                job.cancel(check=False)
+        if any(broken_off) and self._jobs:
+            # In a session of its own: whoever broke off may have asked a whole group of processes
+            # to stop, as `timeout` does, and this is to reach the cluster all the same.
+            command = ["scancel", *(job.job_id for job in self._jobs)]
+            subprocess.run(command, start_new_session=True, check=False)
 
     def submit(self, cell: Cell) -> Future[Ended]:
         ended: Future[Ended] = Future()
-        gpus, nproc = self._terms.gpus, self._terms.nproc
+        gpus, nproc, why = self._terms.gpus, self._terms.nproc, ""
         if gpus is None and nproc > 1 and cell.recipe.device != "cpu":
             gpus = nproc
+            why = f"; {nproc} GPUs were asked for, one for each rank; else --gpus-per-cell 0"
         cores = self._terms.cores(cell)
         self._executor.update_parameters(**self._parameters(cell.run, cores, gpus))
         try:
             job = self._executor.submit(work, *arguments(cell, self._terms))
         except (UncompletedJobError, FailedSubmissionError, OSError) as error:
-            ended.set_result(Ended(LOST, f"sbatch: {_one_line(error)}"))
+            ended.set_result(Ended(LOST, f"sbatch: {_one_line(error)}{why}"))
         else:
             self._jobs[job] = ended
         return ended

@@ -30,6 +30,7 @@ from typing import Any, get_args
 
 from fair_table import render
 from grid import Job, Result, outcome_of, run
+from judge import judge
 from sections import write_section
 
 CELLS = Path(__file__).with_name("fair-digits.jsonl")
@@ -180,8 +181,6 @@ def evidence(outcome: Any, job: Job, runs: Path, autoattack: int) -> dict[str, A
 
 
 def attacked(outcome: Any, job: Job, runs: Path, images: int) -> dict[str, Any]:
-    from judge import judge
-
     from advprune.data import read
     from advprune.types import Threat
     from pipeline.stages.quantize import INT8

@@ -50,8 +50,8 @@ def _attack_generator() -> None:
 
 def _permutation() -> None:
     whole = batches.batches
-    train.batches = lambda images, seed, epoch, count, first: whole(  # pyright: ignore
-        images, seed + first, epoch, count, first=first
+    train.batches = lambda images, seed, epoch, count, *, first, **others: whole(  # pyright: ignore
+        images, seed + first, epoch, count, first=first, **others
     )
 
 

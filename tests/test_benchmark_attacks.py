@@ -206,7 +206,7 @@ def test_the_lines_that_are_named_are_run_and_written(
 ) -> None:
     results = tmp_path / "results.md"
     results.write_text("before\n<!-- attacks: begin -->\nold\n<!-- attacks: end -->\nafter\n")
-    monkeypatch.setattr(sys.modules["grid"], "RESULTS", results)
+    monkeypatch.setattr(sys.modules["sections"], "RESULTS", results)
     names = ["torchattacks:PGD", "pyautoattack:standard-engine"]
     efforts = ["--images", "20", "--rounds", "1", "--steps", "2", "--queries", "3"]
     start(bench, monkeypatch, "--run", run, *efforts, "--parts", *names)

@@ -185,7 +185,7 @@ def test_cells_are_kept_line_by_line_and_the_later_one_counts(tmp_path: Path) ->
 def test_a_run_becomes_a_cell_and_a_refusal_one_too(tmp_path: Path) -> None:
     settings = {
         "method": "magnitude",
-        "limit_train": 200,
+        "limit_train": 1024,
         "limit_test": 24,
         **fair.SHARED,
         **{f"{stage}.epochs": 1 for stage in ("adversarial", "finetune")},

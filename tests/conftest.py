@@ -28,7 +28,17 @@ TOGETHER = {
     "test_structured_run.py": "structured run",
     "test_quantize_stage.py": "quantize stage",
     "test_attack_command.py": "attack command",
-    "test_killed.py": "killed",
+    **dict.fromkeys(
+        (
+            "test_killed.py",
+            "test_full_disk.py",
+            "test_metrics_lines.py",
+            "test_out_of_memory.py",
+            "test_races.py",
+            "test_sigterm.py",
+        ),
+        "crash",
+    ),
     "test_ranks_run.py": "ranks run",
     "test_ranks_methods.py": "ranks methods",
 }

@@ -160,7 +160,9 @@ def test_quoted_figures_are_those_of_the_documentation(
 # The measurements -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["training", "masks", "saliency"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("training", marks=pytest.mark.slow), "masks", "saliency"]
+)
 def test_a_measurement_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     script(name).main(["--quick", "--rounds", "1"])
     out = capsys.readouterr().out

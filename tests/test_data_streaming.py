@@ -14,6 +14,7 @@ from image_folders import pixels
 from PIL import Image
 from test_data_torchvision import write_imagenet
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms import v2
 from toy import Memory, make_task, same, snapshot
 
@@ -214,7 +215,12 @@ def test_no_process_is_left_when_the_images_are_no_longer_wanted(streamed: Loade
     assert not multiprocessing.active_children()
 
 
-def test_a_process_that_is_ended_from_outside_is_one_line() -> None:
+def test_a_process_that_is_ended_from_outside_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Seconds between looks at the processes: else this waits for the five that torch takes.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
     def die(part: Tensor) -> Tensor:
         os._exit(9)
 

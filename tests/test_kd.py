@@ -193,6 +193,7 @@ def test_what_is_left_learns_from_what_there_was(pruned: Mapping, tmp_path: Path
     assert other.build("finetune").digest == made.digest
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_in_a_verdict(tiny: Tiny) -> None:
     words = ("--set", "finetune.objective=kd")
     planned = advprune("plan", "--runs", tiny.runs, *TINY, *words, "--json")

@@ -1,6 +1,7 @@
 """What the pages link to is there, what they tell to type exists, and every page can be found."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +14,27 @@ from advprune.method import names
 from pipeline.recipe import known_keys
 
 PAGES = pages()
-every_page = pytest.mark.parametrize("page", PAGES, ids=str)
 STARTS = (Path("README.md"), Path("docs/README.md"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())  # pyright: ignore
 VARIABLES = set(re.findall(r"^([A-Z]+) +\?=", MAKEFILE, re.MULTILINE))
 # In place of what a reader fills in.
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_0-9]*$")
+
+
+def every_page(check: Callable[[Path], None]) -> Callable[[], None]:
+    """One test of all pages, which costs less than one of each; a failure says of which it is."""
+
+    def test() -> None:
+        for page in PAGES:
+            try:
+                check(page)
+            except (AssertionError, SyntaxError) as error:
+                error.add_note(f"on the page {page}")
+                raise
+
+    test.__doc__ = check.__doc__
+    return test
 
 
 def read(page: Path) -> str:

@@ -24,7 +24,7 @@ SETTINGS = [
     Bad("run --model digit_resnet", 2, ("'digit_resnet'", "did you mean digits_resnet")),
     Bad("run --model my.nets:small", 66, ("'my.nets:small'", "cannot import 'my.nets'")),
     Bad("run --data digit", 2, ("'digit'", "did you mean digits")),
-    Bad("run --preset digit", 2, ("--preset 'digit'", "did you mean digits")),
+    Bad("run --preset digit", 2, ("--preset 'digit'", "did you mean digits or imagenet?")),
     Bad("run --objective tradez", 2, ("--objective 'tradez'", "'trades'")),
     Bad("run --eps 8", 2, ("--eps '8'", "did you mean 8/255?")),
     Bad("run --eps nan", 2, ("--eps 'nan'", "0 <= eps <= 1, as 0.15 or 8/255")),

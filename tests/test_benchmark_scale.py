@@ -65,7 +65,7 @@ def test_a_link_is_measured_by_a_small_sum_and_a_large_one() -> None:
             return 1e-4 + numbers * 4 / 2e9
 
     link = planned.link_between(Two())
-    assert link.base == pytest.approx(1e-4, rel=1e-2)
+    assert link.base == pytest.approx(1e-4 + planned.SMALL * 4 / 2e9, rel=1e-3)
     assert link.rate == pytest.approx(2e9, rel=1e-3)
 
 
